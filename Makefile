@@ -1,0 +1,50 @@
+# Each target sets up what it needs and does nothing twice.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+REQUIREMENTS := $(VENV)/.requirements-installed
+BUILD := $(VENV)/.built
+DEMO_OUTPUT := runs/demo
+
+NATIVE_SOURCES := $(shell find csrc -type f)
+PACKAGE_FILES := setup.py pyproject.toml CMakeLists.txt
+
+.PHONY: demo test bench lint format clean install
+
+# The main job: the embedded teacher loses its self-attention, is distilled, and generates again.
+demo: install
+	$(BIN)/deltaconv demo --output $(DEMO_OUTPUT)
+
+test: install
+	$(BIN)/python -m pytest tests
+
+bench: install
+	$(BIN)/python -m pytest bench --benchmark-only
+
+lint: $(REQUIREMENTS)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh')
+	$(BIN)/mypy
+
+format: $(REQUIREMENTS)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh')
+
+install: $(BUILD)
+
+$(BUILD): $(REQUIREMENTS) $(NATIVE_SOURCES) $(PACKAGE_FILES)
+	$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .
+	touch $@
+
+# torch first and pinned: a bare or ranged torch would pull gigabytes of another build.
+$(REQUIREMENTS): requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet $$(grep '^torch==' requirements.txt)
+	$(BIN)/pip install --quiet -r requirements.txt
+	touch $@
+
+clean:
+	rm -rf build dist runs $(BUILD) deltaconv_kernels/_native
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

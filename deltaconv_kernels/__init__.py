@@ -1,0 +1,8 @@
+"""Fused pyramid depthwise convolutions: ΔConvBlocks (arXiv 2504.21292) in place of self-attention."""
+
+from .backends import BackendStatus, backends, use_backend
+from .block import DeltaConvBlock
+from .ops import pyramid
+
+__version__ = "0.1.0"
+__all__ = ["BackendStatus", "DeltaConvBlock", "backends", "pyramid", "use_backend"]

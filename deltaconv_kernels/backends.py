@@ -1,0 +1,155 @@
+"""Which implementation of the operator runs: what each can do, the user's choice, and the dispatch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import native, ops, reference, validation
+
+ENVIRONMENT_VARIABLE = "DELTACONV_BACKEND"
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation: where it runs, what stops it, and its two entry points."""
+
+    name: str
+    device_types: tuple[str, ...] | None  # None: any
+    dtypes: tuple[torch.dtype, ...]
+    why_not_here: Callable[[], str | None]
+    forward: Callable[..., Tensor]
+    backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
+
+    def why_not(self, x: Tensor) -> str | None:
+        """None if this backend can compute on ``x``, else the reason."""
+        if self.device_types is not None and x.device.type not in self.device_types:
+            return f"it runs on {' or '.join(self.device_types)}, x is on {x.device}"
+        if x.dtype not in self.dtypes:
+            return f"it computes in {', '.join(map(str, self.dtypes))}, x is {x.dtype}"
+        return self.why_not_here()
+
+
+def _native(name: str, dtypes: tuple[torch.dtype, ...]) -> Backend:
+    """A library of csrc/<name>, for the device type of the same name; it takes the gate as an index."""
+    forward = getattr(torch.ops.deltaconv, f"pyramid_{name}").default
+    backward = getattr(torch.ops.deltaconv, f"pyramid_backward_{name}").default
+
+    def run_forward(x, weight, bias, factors, gate, gate_scale, residual):
+        return forward(x, weight, bias, factors, reference.GATES.index(gate), gate_scale, residual)
+
+    def run_backward(grad, x, weight, bias, factors, gate, gate_scale, output_mask):
+        return backward(grad, x, weight, bias, factors, reference.GATES.index(gate), gate_scale, output_mask)
+
+    return Backend(name, (name,), dtypes, lambda: native.why_not_loaded(name), run_forward, run_backward)
+
+
+# In the order in which "auto" tries them.
+_BACKENDS = {
+    backend.name: backend
+    for backend in (
+        _native("cuda", (torch.float32, torch.bfloat16, torch.float16)),
+        _native("cpu", validation.DTYPES),
+        Backend(
+            "reference",
+            None,
+            validation.DTYPES,
+            lambda: None,
+            reference.pyramid_forward,
+            reference.pyramid_backward,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class BackendStatus:
+    """Whether a backend can run on this machine, and if not, why."""
+
+    available: bool
+    reason: str | None
+
+
+def backends() -> dict[str, BackendStatus]:
+    """Every backend by name, in the order "auto" prefers them, with the reason where one cannot run here."""
+    reasons = {name: backend.why_not_here() for name, backend in _BACKENDS.items()}
+    return {name: BackendStatus(reason is None, reason) for name, reason in reasons.items()}
+
+
+def _checked(name: str, source: str) -> str:
+    if name not in (AUTO, *_BACKENDS):
+        raise ValueError(f"{source}: expected one of {(AUTO, *_BACKENDS)}, got {name!r}")
+    return name
+
+
+# Process-wide, not per thread: autograd runs a CUDA backward on threads of its own.
+_requested = _checked(os.environ.get(ENVIRONMENT_VARIABLE, AUTO), ENVIRONMENT_VARIABLE)
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Compute with one backend inside the `with` block, for the whole process.
+
+    Args:
+        name: "auto", or a key of `backends()`. A backward pass uses the choice in force when it runs, so
+            keep it in the block too. The environment variable DELTACONV_BACKEND sets the initial choice.
+
+    Raises:
+        ValueError: unknown name.
+        RuntimeError: from the operator, if the backend cannot run its input; it never falls back in silence.
+    """
+    global _requested
+    previous, _requested = _requested, _checked(name, "use_backend")
+    try:
+        yield
+    finally:
+        _requested = previous
+
+
+def choose_backend(x: Tensor) -> Backend:
+    """The requested backend, or under "auto" the first that can compute on ``x``."""
+    if _requested == AUTO:
+        return next(backend for backend in _BACKENDS.values() if backend.why_not(x) is None)
+    backend = _BACKENDS[_requested]
+    reason = backend.why_not(x)
+    if reason is not None:
+        raise RuntimeError(f"backend {backend.name!r} was requested but cannot run: {reason}")
+    return backend
+
+
+def _forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    factors: Sequence[int],
+    gate: str = "scaled",
+    gate_scale: float = 1.0,
+    residual: Tensor | None = None,
+) -> Tensor:
+    validation.check_arguments(x, weight, bias, factors, gate, residual)
+    return choose_backend(x).forward(x, weight, bias, factors, gate, gate_scale, residual)
+
+
+def _backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    factors: Sequence[int],
+    gate: str,
+    gate_scale: float,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    validation.check_arguments(x, weight, bias, factors, gate, None)
+    validation.check_gradient(grad, x, factors)
+    return choose_backend(x).backward(grad, x, weight, bias, factors, gate, gate_scale, output_mask)
+
+
+ops.LIBRARY.impl("pyramid", _forward, "CompositeExplicitAutograd")
+ops.LIBRARY.impl("pyramid_backward", _backward, "CompositeExplicitAutograd")

@@ -1,0 +1,79 @@
+"""DeltaConvBlock: what stands in a diffusion model where self-attention was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .ops import pyramid
+from .reference import GATES
+from .validation import MAX_KERNEL_SIZE
+
+
+class DeltaConvBlock(nn.Module):
+    """The ΔConvBlock of ΔConvFusion (arXiv 2504.21292, section 4): local pyramid plus global average.
+
+    delta = out_proj(pyramid(in_proj(x))) + pool_proj(mean of x over H and W)
+
+    Args:
+        dim: channels of the stream.
+        kernel_size: K, odd, 1 to 31.
+        factors: reduction factor of each of the S stages; 1 is full resolution.
+        expansion: width inside the block, inter = expansion * dim, rounded to an even number of at least 2.
+        gate: "scaled" (UNets in the paper; gate_scale = sqrt(inter / 2)) or "sigmoid" (PixArt; gate_scale = 1).
+        bias: whether the convolutions have one.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        kernel_size: int = 13,
+        factors: Sequence[int] = (1, 2),
+        expansion: float = 0.5,
+        gate: str = "scaled",
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if kernel_size % 2 == 0 or not 1 <= kernel_size <= MAX_KERNEL_SIZE:
+            raise ValueError(f"kernel_size: expected an odd number from 1 to {MAX_KERNEL_SIZE}, got {kernel_size}")
+        if not factors or min(factors) < 1:
+            raise ValueError(f"factors: expected one or more integers >= 1, got {tuple(factors)}")
+        if gate not in GATES:
+            raise ValueError(f"gate: expected one of {GATES}, got {gate!r}")
+        inter = max(2, 2 * round(expansion * dim / 2))
+        options: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.dim, self.kernel_size, self.factors, self.gate = dim, kernel_size, tuple(factors), gate
+        self.gate_scale = math.sqrt(inter / 2) if gate == "scaled" else 1.0
+        self.in_proj = nn.Linear(dim, inter, **options)
+        self.weight = nn.Parameter(torch.empty(len(factors), kernel_size, kernel_size, inter, **options))
+        self.bias = nn.Parameter(torch.empty(len(factors), inter, **options)) if bias else None
+        self.out_proj = nn.Linear(len(factors) * inter // 2, dim, **options)
+        self.pool_proj = nn.Linear(dim, dim, **options)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Uniform in ±1/sqrt(fan-in), as nn.Linear and nn.Conv2d do; a depthwise filter's fan-in is K * K."""
+        for linear in (self.in_proj, self.out_proj, self.pool_proj):
+            linear.reset_parameters()
+        bound = 1 / self.kernel_size
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """x: [B, H, W, dim]; residual: the same shape or None, added to the delta. Returns [B, H, W, dim]."""
+        if x.dim() != 4 or x.shape[-1] != self.dim:
+            raise ValueError(f"x: expected [B, H, W, dim = {self.dim}], got shape {list(x.shape)}")
+        local = pyramid(self.in_proj(x), self.weight, self.bias, self.factors, self.gate, self.gate_scale)
+        shift = self.pool_proj(x.mean(dim=(1, 2), keepdim=True))  # [B, 1, 1, dim]
+        delta = self.out_proj(local) + shift
+        return delta if residual is None else residual + delta
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, kernel_size={self.kernel_size}, factors={self.factors}, gate={self.gate!r}"

@@ -1,0 +1,73 @@
+"""Builds the native libraries with CMake + Ninja and puts them into deltaconv_kernels/_native.
+
+CMakeLists.txt is the one list of sources and flags. Knobs, all from the environment:
+DELTACONV_CUDA=auto|on|off, DELTACONV_CUDA_ARCHS or TORCH_CUDA_ARCH_LIST, MAX_JOBS, CMAKE_ARGS.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent.resolve()
+LIBRARIES_GO_TO = Path("deltaconv_kernels") / "_native"
+
+
+class CMakeBuild(build_ext):
+    """Stands for all native libraries: one CMake project, not one Extension per library."""
+
+    def run(self) -> None:
+        # setuptools' own temporary folder: a wheel and an editable install never share a CMake cache by accident.
+        build_dir = ROOT / "build" / "cmake"
+        knobs = {name: os.environ[name] for name in ("DELTACONV_CUDA", "DELTACONV_CUDA_ARCHS") if name in os.environ}
+        configure = ["cmake", "-S", str(ROOT), "-B", str(build_dir), "-G", "Ninja"]
+        configure += [f"-DPython_EXECUTABLE={sys.executable}"]
+        configure += [f"-D{name}={value}" for name, value in knobs.items()]
+        configure += shlex.split(os.environ.get("CMAKE_ARGS", ""))
+        build = [
+            "cmake",
+            "--build",
+            str(build_dir),
+            "--parallel",
+            os.environ.get("MAX_JOBS", str(os.cpu_count())),
+        ]
+        for command in (configure, build):
+            print("+", shlex.join(command), flush=True)
+            subprocess.run(command, check=True)
+        self._collect(build_dir / "native")
+
+    def _collect(self, built: Path) -> None:
+        target = (ROOT if self.inplace else Path(self.build_lib)) / LIBRARIES_GO_TO
+        target.mkdir(parents=True, exist_ok=True)
+        for library in sorted(built.glob("*.so")):
+            # Beside and renamed: a process that has the old library mapped keeps it.
+            shutil.copy2(library, target / f".{library.name}.new")
+            os.replace(target / f".{library.name}.new", target / library.name)
+
+    def get_outputs(self) -> list[str]:
+        return [str(path) for path in (Path(self.build_lib) / LIBRARIES_GO_TO).glob("*.so")]
+
+    def get_source_files(self) -> list[str]:
+        return [
+            "CMakeLists.txt",
+            *(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*") if p.is_file()),
+        ]
+
+
+class StableAbiWheel(bdist_wheel):
+    """The libraries hold no Python and link torch's stable ABI alone: one wheel for every Python and torch >= 2.11."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
+setup(
+    ext_modules=[Extension("deltaconv_kernels._native", sources=[])],
+    cmdclass={"build_ext": CMakeBuild, "bdist_wheel": StableAbiWheel},
+)

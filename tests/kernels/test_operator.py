@@ -1,0 +1,200 @@
+"""Every backend against the float64 reference, forward and every gradient, over the operator's grid."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import deltaconv_kernels as dk
+from deltaconv_kernels import reference
+from deltaconv_kernels.testing import (
+    Shape,
+    assert_matches_oracle,
+    make_case,
+    oracle,
+    relative_error,
+    run_with_gradients,
+)
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+SIZES = [
+    Shape(1, 1, 1, 2, 1, (1,)),
+    Shape(2, 1, 7, 6, 3, (1,)),
+    Shape(1, 2, 2, 4, 17, (1, 2)),  # H and W far below K
+    Shape(2, 8, 8, 32, 3),
+    Shape(1, 5, 13, 34, 5, (1, 2, 3)),  # prime sizes, C/2 not a multiple of any vector
+    Shape(2, 13, 5, 18, 7, (2, 4)),
+    Shape(1, 17, 16, 16, 9, (3,)),
+    Shape(2, 16, 19, 64, 11),
+    Shape(1, 23, 21, 40, 13, (1,)),
+    Shape(1, 20, 20, 16, 15, (1, 2, 3)),
+    Shape(1, 20, 31, 16, 17),
+    Shape(1, 33, 29, 8, 31, (1, 4)),
+    Shape(3, 6, 64, 14, 5),
+    Shape(1, 64, 6, 130, 3),
+]
+# Pool windows where a floating-point index goes wrong: 67 → 33, 384 → 192, 180 → 60.
+POOL_SIZES = [
+    Shape(1, 67, 5, 4, 3, (2,)),
+    Shape(1, 4, 384, 4, 3, (2,)),
+    Shape(1, 180, 3, 4, 3, (3,)),
+    Shape(1, 67, 180, 4, 3, (1, 2, 3)),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.parametrize("shape", SIZES + POOL_SIZES, ids=str)
+def test_matches_the_float64_reference(backend, shape, dtype):
+    assert_matches_oracle(make_case(shape, dtype, residual=True))
+
+
+@pytest.mark.parametrize("kernel_size", range(1, 32, 2))
+def test_every_kernel_size(backend, kernel_size):
+    assert_matches_oracle(make_case(Shape(1, 12, 11, 20, kernel_size)))
+
+
+@pytest.mark.parametrize("residual", [False, True], ids=["no-residual", "residual"])
+@pytest.mark.parametrize("bias", [False, True], ids=["no-bias", "bias"])
+@pytest.mark.parametrize("gate", reference.GATES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+def test_gates_bias_and_residual(backend, dtype, gate, bias, residual):
+    shape = Shape(2, 9, 14, 36, 5, (1, 2, 3))
+    assert_matches_oracle(make_case(shape, dtype, gate=gate, bias=bias, residual=residual))
+
+
+def test_empty_batch(backend):
+    case = make_case(Shape(0, 6, 5, 8, 3), residual=True)
+    results = run_with_gradients(dk.pyramid, case)
+    assert results["y"].shape == (0, 6, 5, 8)
+    assert results["grad_x"].shape == case.x.shape
+    assert torch.equal(results["grad_weight"], torch.zeros_like(case.weight))
+    assert torch.equal(results["grad_bias"], torch.zeros_like(case.bias))
+
+
+def test_strided_inputs_and_gradients(backend):
+    shape = Shape(2, 9, 12, 24, 5)
+    case = make_case(shape, residual=True)
+    expected = oracle(case)
+
+    def scattered(t):
+        return None if t is None else torch.stack([t, t + 1], dim=-1)[..., 0]
+
+    x, weight, bias, residual = (
+        scattered(t).detach().requires_grad_() for t in (case.x, case.weight, case.bias, case.residual)
+    )
+    assert not x.is_contiguous()
+    y = dk.pyramid(x, weight, bias, case.factors, case.gate, case.gate_scale, residual)
+    grads = torch.autograd.grad(y, (x, weight, bias, residual), scattered(case.grad))
+    assert relative_error(y.detach(), expected["y"]) <= 1e-5
+    for name, grad in zip(("x", "weight", "bias", "residual"), grads, strict=True):
+        assert relative_error(grad, expected[f"grad_{name}"]) <= 1e-5, name
+
+
+def test_channels_last_planes_need_no_copy(backend):
+    case = make_case(Shape(2, 10, 7, 12, 3))
+    planes = case.x.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    y = dk.pyramid(planes.permute(0, 2, 3, 1), *case.arguments[1:])
+    assert relative_error(y, oracle(case)["y"]) <= 1e-5
+
+
+@pytest.mark.parametrize("order", [(0, 3, 1, 2), (0, 2, 1, 3), (1, 2, 0, 3)], ids=str)
+def test_permuted_memory(backend, order):
+    case = make_case(Shape(2, 10, 7, 12, 3))
+    inverse = [order.index(i) for i in range(4)]
+    y = dk.pyramid(case.x.permute(order).contiguous().permute(inverse), *case.arguments[1:])
+    assert relative_error(y, oracle(case)["y"]) <= 1e-5
+
+
+def test_expanded_gradient(backend):
+    case = make_case(Shape(2, 9, 12, 24, 5))
+    leaves = [t.detach().requires_grad_() for t in (case.x, case.weight, case.bias)]
+    dk.pyramid(*leaves, case.factors, case.gate, case.gate_scale).sum().backward()  # grad is one element, expanded
+    ones = make_case(Shape(2, 9, 12, 24, 5))
+    ones.grad.fill_(1)
+    expected = oracle(ones)
+    for name, leaf in zip(("x", "weight", "bias"), leaves, strict=True):
+        assert relative_error(leaf.grad, expected[f"grad_{name}"]) <= 1e-5, name
+
+
+@pytest.mark.parametrize("wanted", ["x", "weight", "bias", "residual"])
+def test_one_gradient_alone(backend, wanted):
+    case = make_case(Shape(1, 8, 9, 16, 3), residual=True)
+    tensors = {"x": case.x, "weight": case.weight, "bias": case.bias, "residual": case.residual}
+    leaf = tensors[wanted] = tensors[wanted].detach().requires_grad_()
+    y = dk.pyramid(*list(tensors.values())[:3], case.factors, case.gate, case.gate_scale, tensors["residual"])
+    (grad,) = torch.autograd.grad(y, leaf, case.grad)
+    assert relative_error(grad, oracle(case)[f"grad_{wanted}"]) <= 1e-5
+
+
+@pytest.mark.parametrize("gate", reference.GATES)
+def test_gradcheck(backend, gate):
+    case = make_case(Shape(2, 5, 7, 4, 3, (1, 2, 3)), torch.float64, gate=gate, residual=True)
+    leaves = [t.requires_grad_() for t in (case.x, case.weight, case.bias, case.residual)]
+
+    def function(x, weight, bias, residual):
+        return dk.pyramid(x, weight, bias, case.factors, gate, 1.3, residual)
+
+    assert torch.autograd.gradcheck(function, leaves)
+
+
+def test_repeats_its_bits(backend):
+    case = make_case(Shape(2, 33, 31, 48, 7))
+    first = run_with_gradients(dk.pyramid, case)
+    for _ in range(3):
+        again = run_with_gradients(dk.pyramid, case)
+        assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    sizes=st.tuples(st.integers(1, 3), st.integers(1, 24), st.integers(1, 24), st.integers(1, 40)),
+    kernel_size=st.integers(0, 9).map(lambda n: 2 * n + 1),
+    factors=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    gate=st.sampled_from(reference.GATES),
+    bias=st.booleans(),
+    residual=st.booleans(),
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 2**16),
+)
+def test_any_problem(backend, sizes, kernel_size, factors, gate, bias, residual, dtype, seed):
+    batch, height, width, half = sizes
+    factors = tuple(min(factor, height, width) for factor in factors)
+    shape = Shape(batch, height, width, 2 * half, kernel_size, factors)
+    assert_matches_oracle(make_case(shape, dtype, gate=gate, bias=bias, residual=residual, seed=seed))
+
+
+def test_the_reference_is_the_written_definition():
+    """The specification itself, pixel by pixel in Python, on a problem small enough for that."""
+    shape = Shape(1, 5, 7, 4, 3, (1, 2))
+    case = make_case(shape, torch.float64, gate="sigmoid")
+    x, weight, bias = case.x[0], case.weight, case.bias
+    expected = torch.empty(5, 7, 4, dtype=torch.float64)
+    for i, f in enumerate(shape.factors):
+        h, w = 5 // f, 7 // f
+        pooled = torch.empty(h, w, 4, dtype=torch.float64)
+        for r in range(h):
+            for c in range(w):
+                rows = slice(r * 5 // h, -(-(r + 1) * 5 // h))
+                columns = slice(c * 7 // w, -(-(c + 1) * 7 // w))
+                pooled[r, c] = x[rows, columns].mean(dim=(0, 1))
+        gated = torch.empty(1, 2, h, w, dtype=torch.float64)
+        for r in range(h):
+            for c in range(w):
+                a = bias[i].clone()
+                for kr in range(3):
+                    for kc in range(3):
+                        if 0 <= r + kr - 1 < h and 0 <= c + kc - 1 < w:
+                            a += weight[i, kr, kc] * pooled[r + kr - 1, c + kc - 1]
+                gated[0, :, r, c] = a[:2] / (1 + torch.exp(-case.gate_scale * a[2:]))
+        upsampled = F.interpolate(gated, size=(5, 7), mode="bilinear", align_corners=False)
+        expected[..., 2 * i : 2 * i + 2] = upsampled[0].permute(1, 2, 0)
+    y = reference.pyramid_forward(*case.arguments)
+    assert relative_error(y[0], expected) <= 1e-14
+
+
+def test_errors_see_a_nan():
+    assert relative_error(torch.tensor([1.0, math.nan]), torch.ones(2)) == math.inf
