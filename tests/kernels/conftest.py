@@ -3,7 +3,7 @@ import pytest
 from deltaconv_kernels.backends import backends, use_backend
 from deltaconv_kernels.testing import poisoned_outputs
 
-CPU_BACKENDS = ("reference",)
+CPU_BACKENDS = ("reference", "cpu")
 
 
 @pytest.fixture(params=CPU_BACKENDS)

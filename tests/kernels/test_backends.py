@@ -1,5 +1,6 @@
 """Choosing a backend: by context, by environment, and the reasons given where one cannot run."""
 
+import os
 import subprocess
 import sys
 
@@ -65,28 +66,23 @@ def run_python(code, **environment):
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
 
 
-def test_environment_variable_chooses(monkeypatch):
-    import os
-
+def test_environment_variable_chooses():
     code = """
-import torch, deltaconv_kernels.backends as b
-print(b.choose_backend(torch.zeros(1)).name)
+import torch
+from deltaconv_kernels.backends import choose_backend
+print(choose_backend(torch.zeros(1)).name)
 """
     result = run_python(code, **{**os.environ, "DELTACONV_BACKEND": "reference"})
     assert result.stdout.split() == ["reference"], result.stderr
 
 
 def test_environment_variable_is_checked():
-    import os
-
     result = run_python("import deltaconv_kernels", **{**os.environ, "DELTACONV_BACKEND": "quick"})
     assert result.returncode != 0
     assert "DELTACONV_BACKEND: expected one of" in result.stderr
 
 
 def test_import_needs_torch_alone():
-    import os
-
     code = """
 import sys
 for name in ("triton", "diffusers", "transformers", "accelerate", "numpy", "matplotlib", "PIL"):

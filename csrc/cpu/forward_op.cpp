@@ -1,0 +1,86 @@
+#include <torch/csrc/stable/library.h>
+
+#include "cpu/problem.h"
+#include "cpu/schedule.h"
+
+namespace deltaconv::cpu {
+namespace {
+
+// Rectangles of the result by stage, the largest stage first. Enough of them that no thread waits long at the
+// end.
+template <class A>
+std::vector<ForwardTask> split(const Sizes& sizes, const StagePlans<A>& stages, int64_t threads) {
+  constexpr int64_t kTasksPerThread = 4, kMinRows = 8;
+  std::vector<int64_t> order(sizes.S);
+  for (int64_t s = 0; s < sizes.S; ++s) order[s] = s;
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return stages[a].factor < stages[b].factor; });
+  const int64_t blocks = ceil_div(sizes.C / 2, kBlock);
+  std::vector<ForwardTask> tasks;
+  for (const int64_t stage : order) {
+    const int64_t panels = ceil_div(stages[stage].w, panel_width(sizes.K));
+    const int64_t wanted = threads == 1 ? 1 : ceil_div(kTasksPerThread * threads, sizes.B * blocks * panels);
+    const int64_t strips = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(stages[stage].h / kMinRows, 1));
+    for (int64_t image = 0; image < sizes.B; ++image) {
+      for (int64_t block = 0; block < blocks; ++block) {
+        for (int64_t part = 0; part < strips * panels; ++part) {
+          const int64_t strip = part / panels, panel = part % panels;
+          tasks.push_back({image,
+                           block,
+                           stage,
+                           {strip * sizes.H / strips, (strip + 1) * sizes.H / strips},
+                           {panel * sizes.W / panels, (panel + 1) * sizes.W / panels}});
+        }
+      }
+    }
+  }
+  return tasks;
+}
+
+template <class T>
+void launch(const Kernels<T>& kernels, const Inputs& inputs, const std::optional<Tensor>& residual,
+            const Tensor& result) {
+  const Sizes& sizes = inputs.sizes;
+  const StagePlans<Accumulator<T>> stages(sizes, inputs.factors, false);
+  const ForwardArguments<T> arguments{
+      inputs.problem<T>(stages), residual ? const_image_of<T>(*residual) : Image<const T>{nullptr, 0, 0, 0},
+      image_of<T>(result)};
+  const int64_t threads = useful_threads(sizes.B * sizes.H * sizes.W * sizes.C * (sizes.K * sizes.K + 8));
+  const std::vector<ForwardTask> tasks = split(sizes, stages, threads);
+  int64_t scratch_bytes = 0;
+  for (const ForwardTask& task : tasks) {
+    scratch_bytes = std::max(scratch_bytes, kernels.forward_scratch(arguments, task));
+  }
+  run_tasks(tasks, threads, scratch_bytes,
+            [&](const ForwardTask& task, void* scratch) { kernels.forward(arguments, task, scratch); });
+}
+
+Tensor pyramid_cpu(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                   std::vector<int64_t> factors, int64_t gate, double gate_scale,
+                   const std::optional<Tensor>& residual) {
+  const Inputs inputs(x, weight, bias, std::move(factors), gate, gate_scale);
+  const Sizes& sizes = inputs.sizes;
+  const int64_t channels = sizes.S * (sizes.C / 2);
+  std::optional<Tensor> dense_residual;
+  if (residual) {
+    check_image("residual", *residual, inputs, channels);
+    dense_residual = with_dense_channels(*residual);
+  }
+  const Tensor result = torch::stable::new_empty(inputs.x, {sizes.B, sizes.H, sizes.W, channels});
+  if (inputs.empty()) return result;
+  dispatch(inputs.x, [&](const auto& kernels) { launch(kernels, inputs, dense_residual, result); });
+  return result;
+}
+
+std::string cpu_isa() { return instruction_set().name; }
+
+}  // namespace
+}  // namespace deltaconv::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(deltaconv, CPU, library) {
+  library.impl("pyramid_cpu", TORCH_BOX(&deltaconv::cpu::pyramid_cpu));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(deltaconv, CompositeExplicitAutograd, library) {
+  library.impl("cpu_isa", TORCH_BOX(&deltaconv::cpu::cpu_isa));
+}

@@ -1,0 +1,54 @@
+#include "cpu/instruction_sets.h"
+
+#include <torch/headeronly/util/Exception.h>
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+namespace deltaconv::cpu {
+namespace {
+
+struct Candidate {
+  const InstructionSet* set;
+  bool runs_here;
+};
+
+// Widest first.
+std::vector<Candidate> candidates() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  return {
+      {&avx512::kInstructionSet, avx512}, {&avx2::kInstructionSet, avx2}, {&baseline::kInstructionSet, true}};
+#else
+  return {{&baseline::kInstructionSet, true}};
+#endif
+}
+
+const InstructionSet& choose() {
+  const char* forced = std::getenv("DELTACONV_CPU_ISA");
+  std::string known;
+  for (const Candidate& candidate : candidates()) {
+    if (forced && std::string(forced) == candidate.set->name) {
+      STD_TORCH_CHECK(candidate.runs_here, "DELTACONV_CPU_ISA=", forced,
+                      ": this machine lacks these instructions");
+      return *candidate.set;
+    }
+    if (!forced && candidate.runs_here) return *candidate.set;
+    known += std::string(known.empty() ? "" : ", ") + candidate.set->name;
+  }
+  STD_TORCH_CHECK(false, "DELTACONV_CPU_ISA: expected one of ", known, ", got '", forced, "'");
+}
+
+}  // namespace
+
+const InstructionSet& instruction_set() {
+  static const InstructionSet& chosen = choose();
+  return chosen;
+}
+
+}  // namespace deltaconv::cpu

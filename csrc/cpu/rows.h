@@ -1,0 +1,142 @@
+// Rows of vectors: where they lie in scratch memory, and how they are read from an image, resampled, written.
+#pragma once
+
+#include "cpu/simd.h"
+
+namespace deltaconv::cpu::DELTACONV_ISA {
+
+DELTACONV_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+DELTACONV_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+DELTACONV_INLINE int64_t length(Range range) { return range.end - range.begin; }
+DELTACONV_INLINE Range clip(Range range, int64_t size) {
+  return {larger(range.begin, 0), smaller(range.end, size)};
+}
+DELTACONV_INLINE Range hull(Range a, Range b) { return {smaller(a.begin, b.begin), larger(a.end, b.end)}; }
+
+// The inputs that outputs [range.begin, range.end) are made of; spans ascend with their output.
+template <class A>
+DELTACONV_INLINE Range inputs_of(const Resample<A>& resample, Range range) {
+  const Span last = resample.spans[range.end - 1];
+  return {resample.spans[range.begin].start, int64_t{last.start} + last.count};
+}
+
+// Hands out 64-byte aligned pieces of a task's scratch memory. From address 0 it only measures.
+struct Arena {
+  uintptr_t cursor;
+
+  template <class P>
+  DELTACONV_INLINE P* take(int64_t count) {
+    P* piece = reinterpret_cast<P*>(cursor);
+    cursor += (static_cast<uintptr_t>(count) * sizeof(P) + 63) & ~uintptr_t{63};
+    return piece;
+  }
+};
+
+// The channels of a task in vectors: `vectors` of u from channel `first`, then as many of v from `first +
+// half`. A vector of either half is called a plane.
+template <class A>
+struct Block {
+  int64_t first, half, vectors;
+
+  DELTACONV_INLINE int64_t planes() const { return 2 * vectors; }
+  DELTACONV_INLINE int lanes(int64_t plane) const {
+    return int(smaller(kLanes<A>, half - first - plane % vectors * kLanes<A>));
+  }
+  // Offset within the C channels of x, and within the C / 2 of a stage's slice of the result.
+  DELTACONV_INLINE int64_t channel(int64_t plane) const {
+    return plane / vectors * half + slice_channel(plane);
+  }
+  DELTACONV_INLINE int64_t slice_channel(int64_t plane) const { return first + plane % vectors * kLanes<A>; }
+};
+
+template <class A>
+DELTACONV_INLINE Block<A> block_of(const Sizes& sizes, int64_t index) {
+  const int64_t half = sizes.C / 2, first = index * kBlock;
+  return {first, half, (smaller(kBlock, half - first) + kLanes<A> - 1) / kLanes<A>};
+}
+
+// The latest `depth` rows of a sequence of rows; each row is [planes][width] vectors.
+template <class A>
+struct Ring {
+  A* data;
+  int64_t depth, planes, width;
+
+  DELTACONV_INLINE A* at(int64_t row, int64_t plane) const {
+    return data + (row % depth * planes + plane) * width * kLanes<A>;
+  }
+};
+
+template <class A>
+DELTACONV_INLINE Ring<A> take_ring(Arena& arena, int64_t depth, int64_t planes, int64_t width) {
+  return {arena.take<A>(depth * planes * width * kLanes<A>), depth, planes, width};
+}
+
+// Vectors at [row, col] of an image, or of one plane of a ring whose first column is col_begin.
+template <class T>
+struct ImageSource {
+  const T* data;
+  int64_t row_stride, col_stride;
+  int lanes;
+
+  DELTACONV_INLINE const T* row(int64_t r) const { return data + r * row_stride; }
+  DELTACONV_INLINE auto at(const T* row, int64_t col) const { return load(row + col * col_stride, lanes); }
+};
+
+template <class A>
+struct RingSource {
+  Ring<A> ring;
+  int64_t plane, col_begin;
+
+  DELTACONV_INLINE const A* row(int64_t r) const { return ring.at(r, plane); }
+  DELTACONV_INLINE auto at(const A* row, int64_t col) const {
+    return load(row + (col - col_begin) * kLanes<A>);
+  }
+};
+
+template <class T>
+DELTACONV_INLINE ImageSource<T> source_of(const Image<const T>& image, int64_t b, int64_t channel,
+                                          int lanes) {
+  return {image.data + b * image.batch_stride + channel, image.row_stride, image.col_stride, lanes};
+}
+
+template <class A, class Source>
+DELTACONV_INLINE void copy_row(const Source& source, int64_t row, Range cols, A* out) {
+  const auto* from = source.row(row);
+  for (int64_t x = cols.begin; x < cols.end; ++x, out += kLanes<A>) store(out, source.at(from, x));
+}
+
+// out = row `row` of the resampled source, columns `cols`; `combined` holds one row of the source's columns.
+template <class A, class Source>
+DELTACONV_INLINE void resample_row(const Source& source, const Resample<A>& row_map,
+                                   const Resample<A>& col_map, int64_t row, Range cols, A* combined, A* out) {
+  constexpr int V = kLanes<A>;
+  const Range from = inputs_of(col_map, cols);
+  const Span span = row_map.spans[row];
+  const A* row_weights = row_map.weights + row * row_map.pitch;
+  for (int64_t k = 0; k < span.count; ++k) {
+    const auto* line = source.row(span.start + k);
+    const Vector<A> weight = broadcast(row_weights[k]);
+    A* to = combined;
+    if (k == 0) {
+      for (int64_t x = from.begin; x < from.end; ++x, to += V) store(to, weight * source.at(line, x));
+    } else {
+      for (int64_t x = from.begin; x < from.end; ++x, to += V)
+        store(to, load(to) + weight * source.at(line, x));
+    }
+  }
+  for (int64_t x = cols.begin; x < cols.end; ++x, out += V) {
+    const A* weights = col_map.weights + x * col_map.pitch;
+    const A* in = combined + (col_map.spans[x].start - from.begin) * V;
+    Vector<A> sum = broadcast(weights[0]) * load(in);
+    for (int64_t k = 1; k < col_map.spans[x].count; ++k) sum += broadcast(weights[k]) * load(in + k * V);
+    store(out, sum);
+  }
+}
+
+template <class A>
+DELTACONV_INLINE void zero_vectors(A* out, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) store(out + i * kLanes<A>, Vector<A>{});
+}
+
+}  // namespace deltaconv::cpu::DELTACONV_ISA

@@ -1,0 +1,157 @@
+// Vectors of one register's width, by the compiler's vector extensions: x86 and ARM from one source.
+// Included only by kernel files, which are compiled once per instruction set inside namespace DELTACONV_ISA.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+#include "cpu/plan.h"
+
+#define DELTACONV_INLINE inline __attribute__((always_inline))
+
+namespace deltaconv::cpu::DELTACONV_ISA {
+
+#if defined(__AVX512F__)
+inline constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+inline constexpr int kVectorBytes = 32;
+#else
+inline constexpr int kVectorBytes = 16;
+#endif
+
+template <class A>
+inline constexpr int kLanes = kVectorBytes / int(sizeof(A));
+
+template <class A, int N>
+struct VectorOf {
+  typedef A type __attribute__((vector_size(N * sizeof(A))));
+};
+template <class A>
+using Vector = typename VectorOf<A, kLanes<A>>::type;
+
+// float32 and the integers of as many lanes, for the 16-bit conversions.
+inline constexpr int kFloatLanes = kLanes<float>;
+using Floats = Vector<float>;
+using Ints = VectorOf<int32_t, kFloatLanes>::type;
+using Words = VectorOf<uint32_t, kFloatLanes>::type;
+using HalfWords = VectorOf<uint16_t, kFloatLanes>::type;
+
+template <class V, class P>
+DELTACONV_INLINE V read(const P* p) {
+  V v;
+  __builtin_memcpy(&v, p, sizeof(V));
+  return v;
+}
+template <class V, class P>
+DELTACONV_INLINE void write(P* p, V v) {
+  __builtin_memcpy(p, &v, sizeof(V));
+}
+
+template <class To, class From>
+DELTACONV_INLINE To reinterpret(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  __builtin_memcpy(&to, &from, sizeof(To));
+  return to;
+}
+
+template <class A>
+DELTACONV_INLINE Vector<A> broadcast(A value) {
+  return Vector<A>{} + value;
+}
+
+DELTACONV_INLINE Floats widen(HalfWords bits, BFloat16) {
+  return reinterpret<Floats>(__builtin_convertvector(bits, Words) << 16);
+}
+
+DELTACONV_INLINE HalfWords narrow(Floats value, BFloat16) {
+  const Words bits = reinterpret<Words>(value);
+  const Words rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // to nearest, ties to even
+  const Words quiet_nan = (bits >> 16) | 0x40u;
+  const Words is_nan = reinterpret<Words>(value != value);
+  return __builtin_convertvector((quiet_nan & is_nan) | (rounded & ~is_nan), HalfWords);
+}
+
+#if defined(__F16C__)
+
+DELTACONV_INLINE Floats widen(HalfWords bits, Half) {
+#if defined(__AVX512F__)
+  // With a mask, because GCC 12 warns of the unmasked form's undefined source.
+  return reinterpret<Floats>(_mm512_maskz_cvtph_ps(0xffff, reinterpret<__m256i>(bits)));
+#else
+  return reinterpret<Floats>(_mm256_cvtph_ps(reinterpret<__m128i>(bits)));
+#endif
+}
+
+DELTACONV_INLINE HalfWords narrow(Floats value, Half) {
+#if defined(__AVX512F__)
+  return reinterpret<HalfWords>(
+      _mm512_maskz_cvtps_ph(0xffff, reinterpret<__m512>(value), _MM_FROUND_TO_NEAREST_INT));
+#else
+  return reinterpret<HalfWords>(_mm256_cvtps_ph(reinterpret<__m256>(value), _MM_FROUND_TO_NEAREST_INT));
+#endif
+}
+
+#else  // IEEE binary16 by integer arithmetic and one exact float operation
+
+DELTACONV_INLINE Floats widen(HalfWords half, Half) {
+  const Words bits = __builtin_convertvector(half, Words);
+  const Words sign = (bits & 0x8000u) << 16;
+  // The exponent field moves as it is; multiplying by 2^112 corrects its bias, for subnormals too.
+  const Floats scale = reinterpret<Floats>(Words{} + (uint32_t{254 - 15} << 23));
+  const Floats magnitude = reinterpret<Floats>((bits & 0x7fffu) << 13) * scale;
+  const Words not_finite = reinterpret<Words>((bits & 0x7c00u) == 0x7c00u) & (0xffu << 23);
+  return reinterpret<Floats>(reinterpret<Words>(magnitude) | not_finite | sign);
+}
+
+DELTACONV_INLINE HalfWords narrow(Floats value, Half) {
+  const Words all = reinterpret<Words>(value);
+  const Words sign = (all >> 16) & 0x8000u;
+  const Words bits = all & 0x7fffffffu;
+  const Words normal = (bits - (uint32_t{112} << 23) + 0xfffu + ((bits >> 13) & 1u)) >> 13;
+  // Adding 0.5 leaves a subnormal's rounded bits at the bottom of the fraction.
+  const Floats half = Floats{} + 0.5f;
+  const Words subnormal = reinterpret<Words>(reinterpret<Floats>(bits) + half) - reinterpret<Words>(half);
+  const Words is_subnormal = reinterpret<Words>(bits < (uint32_t{113} << 23));
+  const Words overflows = reinterpret<Words>(bits >= 0x477ff000u);  // rounds to 65536 or more
+  const Words is_nan = reinterpret<Words>(bits > 0x7f800000u);
+  Words result = (subnormal & is_subnormal) | (normal & ~is_subnormal);
+  result = (result & ~overflows) | (overflows & 0x7c00u) | (is_nan & 0x200u);
+  return __builtin_convertvector(result | sign, HalfWords);
+}
+
+#endif
+
+DELTACONV_INLINE Floats load(const float* p) { return read<Floats>(p); }
+DELTACONV_INLINE Vector<double> load(const double* p) { return read<Vector<double>>(p); }
+DELTACONV_INLINE Floats load(const BFloat16* p) { return widen(read<HalfWords>(p), BFloat16{}); }
+DELTACONV_INLINE Floats load(const Half* p) { return widen(read<HalfWords>(p), Half{}); }
+
+DELTACONV_INLINE void store(float* p, Floats v) { write(p, v); }
+DELTACONV_INLINE void store(double* p, Vector<double> v) { write(p, v); }
+DELTACONV_INLINE void store(BFloat16* p, Floats v) { write(p, narrow(v, BFloat16{})); }
+DELTACONV_INLINE void store(Half* p, Floats v) { write(p, narrow(v, Half{})); }
+
+// The first `lanes` elements; the other lanes are zero.
+template <class T>
+DELTACONV_INLINE Vector<Accumulator<T>> load(const T* p, int lanes) {
+  constexpr int kAll = kLanes<Accumulator<T>>;
+  if (lanes == kAll) return load(p);
+  T some[kAll] = {};
+  for (int i = 0; i < lanes; ++i) some[i] = p[i];
+  return load(some);
+}
+
+template <class T>
+DELTACONV_INLINE void store(T* p, Vector<Accumulator<T>> v, int lanes) {
+  constexpr int kAll = kLanes<Accumulator<T>>;
+  if (lanes == kAll) return store(p, v);
+  T all[kAll];
+  store(all, v);
+  for (int i = 0; i < lanes; ++i) p[i] = all[i];
+}
+
+}  // namespace deltaconv::cpu::DELTACONV_ISA
