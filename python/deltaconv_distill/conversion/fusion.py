@@ -1,0 +1,294 @@
+"""DeltaConvFusion: the ΔConvBlocks of a denoiser, as a model of their own that attaches to it and comes off again."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from diffusers import ConfigMixin, DiffusionPipeline, ModelMixin, PixArtTransformer2DModel
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from deltaconv_kernels import DeltaConvBlock
+
+from ..atomic import atomic_directory
+from .attachment import Attachment, attachment_of, install
+from .kernel_sizes import check_names, choose_kernel_sizes, select_layers
+from .report import FusionReport, report_layer, sample_size_of
+from .routing import POOL, REMOVED, TEACHER
+from .sites import Sites, denoiser_of, find_sites
+
+logger = logging.getLogger(__name__)
+
+
+class DeltaConvFusion(ModelMixin, ConfigMixin):
+    """The blocks that replace a denoiser's self-attentions (ΔConvFusion, arXiv 2504.21292), and nothing else.
+
+    Made by `convert` or `from_pretrained`. While attached, the blocks are part of the denoiser as well: `.to()`,
+    offload and deep copies of the denoiser take them along, its state dict holds the teacher's keys unchanged plus
+    `{layer}.deltaconv.*`, and its `save_pretrained` writes the teacher and, into the folder `deltaconv_fusion` in
+    it, the blocks. The teacher's attentions stay where they are, weights and `requires_grad` untouched.
+
+    A fusion is attached to one denoiser at a time. The contexts (`teacher`, `record_features`, `ablate`) nest; they
+    act on the forwards that start inside them, also where activation checkpointing runs parts of these again later.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        denoiser: str,
+        layers: Mapping[str, Mapping[str, Any]],
+        excluded: Sequence[str] = (),
+        kernel_sizes_from: str = "given",
+    ) -> None:
+        """The config: `layers` has dim, kernel_size, factors, expansion, gate, gate_scale and bias by layer name."""
+        super().__init__()
+        self._attachment: Attachment | None = None
+        for name, layer in layers.items():
+            options = dict(layer)
+            gate_scale = options.pop("gate_scale")
+            block = DeltaConvBlock(**options)
+            block.gate_scale = gate_scale
+            _add_nested(self, name, block)
+
+    @classmethod
+    def convert(
+        cls,
+        pipe_or_denoiser: DiffusionPipeline | ModelMixin,
+        kernel_size: int | str | Mapping[str, int] = "auto",
+        profile: Mapping[str, float] | None = None,
+        factors: Sequence[int] = (1, 2),
+        expansion: float = 0.5,
+        gate: str | None = None,
+        exclude: Collection[str] = (),
+    ) -> DeltaConvFusion:
+        """Replace every self-attention by a new ΔConvBlock with random weights, on its device and in its dtype.
+
+        Args:
+            pipe_or_denoiser: a UNet2DConditionModel (SD, SDXL), PixArtTransformer2DModel or ControlNetModel, or a
+                pipeline with one of the first two.
+            kernel_size: "auto" (from `profile` when given, else the preset of a known model), one K for all layers, or
+                {layer name: K} for exactly the layers that are not excluded. K is odd, 1 to 31.
+            profile: {layer name: measured field of its attention in tokens}; K becomes 60 % of it, as in the paper.
+            factors: reduction factor of each stage of the pyramids.
+            expansion: inner width of a block as a fraction of the layer's channels.
+            gate: "scaled" or "sigmoid"; unless given, the paper's choice: "sigmoid" for PixArt, "scaled" for UNets.
+            exclude: names of self-attentions to leave alone, or shell-style patterns ("up_blocks.*").
+
+        Returns:
+            The attached fusion.
+
+        Raises:
+            TypeError: not a supported model.
+            ValueError: sizes or names that do not fit, an unknown model under "auto", nothing to replace.
+            RuntimeError: the denoiser has a fusion attached already.
+        """
+        denoiser = denoiser_of(pipe_or_denoiser)
+        _refuse_attached(denoiser)
+        sites = _sites_to_convert(denoiser)
+        names = select_layers(sites.found, exclude)
+        sizes, origin = choose_kernel_sizes(denoiser, names, kernel_size, profile)
+        logger.info(f"converting {len(names)} self-attentions of {type(denoiser).__name__}, kernel sizes {origin}")
+        gate = gate or ("sigmoid" if isinstance(denoiser, PixArtTransformer2DModel) else "scaled")
+        shared = {"factors": list(factors), "expansion": expansion, "gate": gate, "bias": True}
+        layers: dict[str, dict[str, Any]] = {}
+        for name in names:
+            layer = {"dim": sites.found[name].attention.query_dim, "kernel_size": sizes[name], **shared}
+            layers[name] = {**layer, "gate_scale": DeltaConvBlock(**layer, device="meta").gate_scale}
+        fusion = cls(
+            denoiser=type(denoiser).__name__,
+            layers=layers,
+            excluded=[name for name in sites.found if name not in layers],
+            kernel_sizes_from=origin,
+        )
+        return fusion.attach(denoiser)
+
+    @staticmethod
+    def attached_to(pipe_or_denoiser: DiffusionPipeline | ModelMixin) -> DeltaConvFusion | None:
+        """The fusion that a pipeline or denoiser runs with, as after a deep copy, or None."""
+        attachment = attachment_of(denoiser_of(pipe_or_denoiser))
+        return None if attachment is None else attachment.fusion
+
+    @property
+    def blocks(self) -> dict[str, DeltaConvBlock]:
+        """The blocks by layer name, such as "mid_block.attentions.0.transformer_blocks.0.attn1"."""
+        return {name: self.get_submodule(name) for name in self.config.layers}
+
+    @property
+    def report(self) -> FusionReport:
+        """Layers, parameters and FLOPs before and after, of an attached fusion; `print(fusion.report)` is a table."""
+        denoiser = self._attached().denoiser
+        sites = find_sites(denoiser)
+        layers = tuple(report_layer(sites.found[name], block) for name, block in self.blocks.items())
+        blocks = sum(layer.block_parameters for layer in layers)
+        before = sum(parameter.numel() for parameter in denoiser.parameters()) - blocks
+        return FusionReport(
+            denoiser=self.config.denoiser,
+            kernel_sizes_from=self.config.kernel_sizes_from,
+            layers=layers,
+            excluded=tuple(self.config.excluded),
+            skipped=sites.skipped,
+            parameters_before=before,
+            parameters_after=before - sum(layer.attention_parameters for layer in layers) + blocks,
+            sample_size=sample_size_of(denoiser),
+        )
+
+    def attach(self, pipe_or_denoiser: DiffusionPipeline | ModelMixin) -> DeltaConvFusion:
+        """Put the blocks in the places of the self-attentions, moved to their device and dtype. Returns the fusion.
+
+        Raises:
+            TypeError: not a supported model.
+            ValueError: its class, layers or channels are not those of this fusion; its weights are offloaded.
+            RuntimeError: this fusion is attached, or another one is to this denoiser.
+        """
+        denoiser = denoiser_of(pipe_or_denoiser)
+        if self._attachment is not None:
+            raise RuntimeError(f"this fusion is attached to a {self.config.denoiser}: call detach() first")
+        _refuse_attached(denoiser)
+        if type(denoiser).__name__ != self.config.denoiser:
+            raise ValueError(
+                f"pipe_or_denoiser: expected the {self.config.denoiser} that this fusion was made for, "
+                f"got {type(denoiser).__name__}"
+            )
+        found = _sites_to_convert(denoiser).found
+        check_names("pipe_or_denoiser", found, [*self.config.layers, *self.config.excluded])
+        wrong = [
+            f"{name} has {found[name].attention.query_dim} channels, its block {layer['dim']}"
+            for name, layer in self.config.layers.items()
+            if found[name].attention.query_dim != layer["dim"]
+        ]
+        if wrong:
+            raise ValueError(f"pipe_or_denoiser: {'; '.join(wrong)}")
+        self._attachment = install(self, denoiser, self.blocks)
+        return self
+
+    def detach(self) -> DeltaConvFusion:
+        """Take the blocks out: the denoiser is the teacher again, bit for bit. Returns the fusion.
+
+        Raises:
+            RuntimeError: the fusion is not attached.
+        """
+        self._attached().remove()
+        self._attachment = None
+        return self
+
+    def teacher(self) -> AbstractContextManager[None]:
+        """Context: the denoiser runs with its own self-attention."""
+        return self._mode(TEACHER)
+
+    def ablate(self, what: str) -> AbstractContextManager[None]:
+        """Context: the replacements return zeros ("removed") or their pool branch only ("pool").
+
+        Raises:
+            ValueError: another word.
+        """
+        if what not in (REMOVED, POOL):
+            raise ValueError(f"what: expected {REMOVED!r} or {POOL!r}, got {what!r}")
+        return self._mode(what)
+
+    @contextmanager
+    def record_features(self) -> Iterator[dict[str, Tensor]]:
+        """Context: every forward of the denoiser fills the dict with the hidden states, [B, L, C] by layer name, right
+        after the self-attentions' residual adds. They keep their autograd history; a later forward replaces them."""
+        control = self._attached().control
+        features: dict[str, Tensor] = {}
+        control.recorders = [*control.recorders, features]
+        try:
+            yield features
+        finally:
+            control.recorders = [others for others in control.recorders if others is not features]
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **options: Any) -> None:
+        """Write the side-car, config.json and safetensors: all of it or nothing, replacing an earlier side-car.
+
+        Args:
+            save_directory: a new directory or an earlier side-car.
+            options: of `ModelMixin.save_pretrained`.
+
+        Raises:
+            FileExistsError: the directory holds other things.
+        """
+        directory = Path(save_directory)
+        if directory.exists() and not _is_side_car(directory):
+            raise FileExistsError(f"save_directory: expected a new directory or an earlier side-car, not {directory}")
+        with atomic_directory(directory) as partial:
+            super().save_pretrained(partial, **options)
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike, **options: Any) -> DeltaConvFusion:
+        """Read a side-car, as float32 unless `torch_dtype` says otherwise; `attach` gives it the dtype of its denoiser.
+
+        Raises:
+            OSError: no side-car there.
+            ValueError: its weights are not those that its config names.
+        """
+        fusion, info = super().from_pretrained(path, output_loading_info=True, **options)
+        problems = {kind: info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]}
+        if problems:
+            raise ValueError(f"path: {path} does not hold the weights that its config names: {problems}")
+        return fusion
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DeltaConvFusion:
+        """A detached copy; but as part of a copy of the denoiser, one that is attached to that copy."""
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        state = dict(self.__dict__)
+        if self._attachment is not None and id(self._attachment.denoiser) not in memo:
+            state["_attachment"] = None
+        copied.__dict__.update(copy.deepcopy(state, memo))
+        return copied
+
+    @contextmanager
+    def _mode(self, mode: str) -> Iterator[None]:
+        control = self._attached().control
+        previous, control.mode = control.mode, mode
+        try:
+            yield
+        finally:
+            control.mode = previous
+
+    def _attached(self) -> Attachment:
+        if self._attachment is None:
+            raise RuntimeError("this fusion is not attached to a denoiser: call attach(pipe) first")
+        return self._attachment
+
+
+def _sites_to_convert(denoiser: ModelMixin) -> Sites:
+    sites = find_sites(denoiser)
+    if not sites.found:
+        raise ValueError(f"pipe_or_denoiser: no self-attention to replace; skipped {sites.skipped}")
+    return sites
+
+
+def _refuse_attached(denoiser: ModelMixin) -> None:
+    if attachment_of(denoiser) is not None:
+        raise RuntimeError(f"this {type(denoiser).__name__} has a fusion attached already: call its detach() first")
+
+
+def _add_nested(root: nn.Module, path: str, module: nn.Module) -> None:
+    """Register `module` under a dotted name, so that parameters are called as in the denoiser."""
+    first, _, rest = path.partition(".")
+    if not rest:
+        root.add_module(first, module)
+        return
+    if first not in root._modules:
+        root.add_module(first, nn.Module())
+    _add_nested(root.get_submodule(first), rest, module)
+
+
+def _is_side_car(directory: Path) -> bool:
+    """Whether nothing is lost when a side-car takes the place of `directory`."""
+    if not directory.is_dir():
+        return False
+    files = {entry.name for entry in directory.iterdir()}
+    if not files:
+        return True
+    if "config.json" not in files or not all(name.endswith((".json", ".safetensors")) for name in files):
+        return False
+    return json.loads((directory / "config.json").read_text()).get("_class_name") == DeltaConvFusion.__name__

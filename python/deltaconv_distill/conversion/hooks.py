@@ -1,0 +1,77 @@
+"""The hooks of a converted denoiser: plain objects without closures, so that a deep copy is hooked to itself.
+
+They stay installed from attach to detach, whatever is switched on: torch.compile does not look at hooks again.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from .routing import ROUTE, STUDENT, Route
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@dataclass
+class Control:
+    """What an attached denoiser does now.
+
+    Features are recorded only between the start and the end of a forward of the denoiser, never when backward runs
+    checkpointed blocks again: the tensors that a loss was computed from stay the ones in the dict.
+    """
+
+    mode: str = STUDENT
+    recorders: list[dict[str, Tensor]] = field(default_factory=list)
+    recording: bool = False
+
+    def begin_forward(self, denoiser: nn.Module, args: Any) -> None:
+        """Forward pre-hook of the denoiser."""
+        if self.recorders:
+            self.recording = True
+
+    def end_forward(self, denoiser: nn.Module, args: Any, output: Any) -> None:
+        """Forward hook of the denoiser, called after an exception too."""
+        if self.recording:
+            self.recording = False
+
+
+class RouteHook:
+    """Forward pre-hook of a module that knows height and width: sends a `Route` with its call."""
+
+    def __init__(self, control: Control, owner: nn.Module, patch_size: int) -> None:
+        self.control = control
+        self.patch_size = patch_size
+        # 5 for Transformer2DModel, 4 for PixArtTransformer2DModel, should somebody call them with positional arguments
+        parameters = list(inspect.signature(type(owner).forward).parameters)
+        self.position = parameters.index("cross_attention_kwargs") - 1
+
+    def __call__(self, owner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        height, width = (args[0] if args else kwargs["hidden_states"]).shape[-2:]
+        route = Route(height // self.patch_size, width // self.patch_size, self.control.mode)
+        if len(args) > self.position:
+            before, given, after = args[: self.position], args[self.position], args[self.position + 1 :]
+            return (*before, {**(given or {}), ROUTE: route}, *after), kwargs
+        given = kwargs.get("cross_attention_kwargs") or {}
+        return args, {**kwargs, "cross_attention_kwargs": {**given, ROUTE: route}}
+
+
+class FeatureTap:
+    """Forward pre-hook of the first module that takes the hidden state after the self-attention's residual add."""
+
+    def __init__(self, control: Control, layer: str) -> None:
+        self.control = control
+        self.layer = layer
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if self.control.recording:
+            for features in self.control.recorders:
+                features[self.layer] = args[0]
+
+
+def drop_route(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+    """Forward pre-hook of the attentions that stay: diffusers warns of keywords that a processor does not know."""
+    return args, {key: value for key, value in kwargs.items() if key != ROUTE}

@@ -1,0 +1,80 @@
+"""Kernel sizes of models that are known, recognised from their configuration.
+
+The published sizes are those of ΔConvFusion (arXiv 2504.21292): about 60 % of the field that each layer's attention was
+measured to use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from diffusers import ModelMixin
+
+
+@dataclass(frozen=True)
+class Preset:
+    """K by the part of the denoiser that a layer is in, for denoisers whose config has the values of `config`."""
+
+    name: str
+    config: Mapping[str, Any]
+    kernel_sizes: Mapping[str, int]
+
+    def fits(self, denoiser: ModelMixin) -> bool:
+        """Whether the configuration of `denoiser` has these values."""
+        missing = object()
+        return all(_comparable(denoiser.config.get(key, missing)) == value for key, value in self.config.items())
+
+    def kernel_size(self, layer: str) -> int | None:
+        """K of a layer, or None where the model has no such self-attention."""
+        return next((k for part, k in self.kernel_sizes.items() if layer.startswith(f"{part}.")), None)
+
+
+_SD_KERNEL_SIZES = {
+    "down_blocks.0": 7,
+    "down_blocks.1": 9,
+    "down_blocks.2": 5,
+    "mid_block": 3,
+    "up_blocks.1": 5,
+    "up_blocks.2": 9,
+    "up_blocks.3": 11,
+}
+
+PRESETS = (
+    Preset(
+        "SD1.5",
+        config={"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768},
+        kernel_sizes=_SD_KERNEL_SIZES,
+    ),
+    Preset(  # not in the paper: the same UNet with another text encoder, given SD1.5's sizes
+        "SD2",
+        config={"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 1024},
+        kernel_sizes=_SD_KERNEL_SIZES,
+    ),
+    Preset(
+        "SDXL",
+        config={"block_out_channels": (320, 640, 1280), "cross_attention_dim": 2048},
+        kernel_sizes={"down_blocks.1": 9, "down_blocks.2": 7, "mid_block": 9, "up_blocks.0": 9, "up_blocks.1": 13},
+    ),
+    Preset(  # PixArt-α and PixArt-Σ
+        "PixArt",
+        config={"num_layers": 28, "num_attention_heads": 16, "attention_head_dim": 72, "patch_size": 2},
+        kernel_sizes={"transformer_blocks": 13},
+    ),
+    Preset(  # this project's embedded teacher: 60 % of its grids of 16 x 16 and 8 x 8 tokens
+        "emoji",
+        config={"block_out_channels": (64, 128), "cross_attention_dim": 96, "sample_size": 16},
+        kernel_sizes={"down_blocks.0": 9, "down_blocks.1": 5, "mid_block": 5, "up_blocks.0": 5, "up_blocks.1": 9},
+    ),
+)
+
+
+def find_preset(denoiser: ModelMixin) -> Preset | None:
+    """The preset of a known model, or None."""
+    return next((preset for preset in PRESETS if preset.fits(denoiser)), None)
+
+
+def _comparable(value: Any) -> Any:
+    """JSON gives back tuples as lists."""
+    return tuple(value) if isinstance(value, list) else value
