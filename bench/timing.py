@@ -10,7 +10,7 @@ import torch
 
 
 def interleaved_medians(
-    functions: Mapping[str, Callable[[], object]], seconds: float = 1.5, least_rounds: int = 3
+    functions: Mapping[str, Callable[[], object]], seconds: float = 0.6, least_rounds: int = 3
 ) -> dict[str, float]:
     """Median seconds of each function over rounds in which every one runs once, after one warm-up each.
 
