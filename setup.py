@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -16,6 +17,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
+KNOBS = ("DELTACONV_CUDA", "DELTACONV_CUDA_ARCHS")
 LIBRARIES_GO_TO = Path("deltaconv_kernels") / "_native"
 
 
@@ -23,24 +25,27 @@ class CMakeBuild(build_ext):
     """Stands for all native libraries: one CMake project, not one Extension per library."""
 
     def run(self) -> None:
-        # setuptools' own temporary folder: a wheel and an editable install never share a CMake cache by accident.
-        build_dir = ROOT / "build" / "cmake"
-        knobs = {name: os.environ[name] for name in ("DELTACONV_CUDA", "DELTACONV_CUDA_ARCHS") if name in os.environ}
-        configure = ["cmake", "-S", str(ROOT), "-B", str(build_dir), "-G", "Ninja"]
-        configure += [f"-DPython_EXECUTABLE={sys.executable}"]
-        configure += [f"-D{name}={value}" for name, value in knobs.items()]
+        if self.inplace:  # an editable install builds again and again: only what changed
+            self._build(ROOT / "build" / "cmake")
+        else:
+            with tempfile.TemporaryDirectory() as fresh:
+                self._build(Path(fresh))
+
+    def _build(self, folder: Path) -> None:
+        # The cmake and ninja of this Python's environment, which need not be activated, before the system's.
+        tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+        cmake, ninja = (shutil.which(tool, path=tools) for tool in ("cmake", "ninja"))
+        if not cmake or not ninja:
+            raise SystemExit("deltaconv-kernels: building needs cmake and ninja: pip install cmake ninja")
+        configure = [cmake, "-S", str(ROOT), "-B", str(folder), "-G", "Ninja"]
+        configure += [f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DPython_EXECUTABLE={sys.executable}"]
+        configure += [f"-D{knob}={os.environ[knob]}" for knob in KNOBS if knob in os.environ]
         configure += shlex.split(os.environ.get("CMAKE_ARGS", ""))
-        build = [
-            "cmake",
-            "--build",
-            str(build_dir),
-            "--parallel",
-            os.environ.get("MAX_JOBS", str(os.cpu_count())),
-        ]
+        build = [cmake, "--build", str(folder), "--parallel", os.environ.get("MAX_JOBS", str(os.cpu_count()))]
         for command in (configure, build):
             print("+", shlex.join(command), flush=True)
             subprocess.run(command, check=True)
-        self._collect(build_dir / "native")
+        self._collect(folder / "native")
 
     def _collect(self, built: Path) -> None:
         target = (ROOT if self.inplace else Path(self.build_lib)) / LIBRARIES_GO_TO

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import native, ops, reference, validation
+from . import native, ops, reference, triton, validation
 
 ENVIRONMENT_VARIABLE = "DELTACONV_BACKEND"
 AUTO = "auto"
@@ -50,11 +50,21 @@ def _native(name: str, dtypes: tuple[torch.dtype, ...]) -> Backend:
     return Backend(name, (name,), dtypes, lambda: native.why_not_loaded(name), run_forward, run_backward)
 
 
-# In the order in which "auto" tries them.
+_TRITON = Backend(
+    "triton",
+    triton.device_types(),
+    triton.DTYPES,
+    triton.why_not_here,
+    triton.pyramid_forward,
+    triton.pyramid_backward,
+)
+
+# In the order in which "auto" tries them. The reference takes anything: what follows it must be asked for.
 _BACKENDS = {
     backend.name: backend
     for backend in (
         _native("cuda", (torch.float32, torch.bfloat16, torch.float16)),
+        *([] if triton.interpreted() else [_TRITON]),
         _native("cpu", validation.DTYPES),
         Backend(
             "reference",
@@ -64,6 +74,7 @@ _BACKENDS = {
             reference.pyramid_forward,
             reference.pyramid_backward,
         ),
+        *([_TRITON] if triton.interpreted() else []),
     )
 }
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import reference
+from .flops import pyramid_flops
 from .ops import pyramid
 
 deterministic: Any = torch.utils.deterministic  # its attributes are properties that type checkers miss
@@ -38,8 +39,7 @@ class Shape:
     @property
     def flops(self) -> int:
         """Of the convolutions alone, forward: 2 K² C B Σ hᵢ wᵢ."""
-        pixels = sum(h * w for h, w in reference.stage_sizes(self.height, self.width, self.factors))
-        return 2 * self.kernel_size**2 * self.inter * self.batch * pixels
+        return pyramid_flops((self.batch, self.height, self.width, self.inter), self.kernel_size, self.factors)
 
     def bytes(self, dtype: torch.dtype) -> int:
         """x read once, the result written once, the weights."""

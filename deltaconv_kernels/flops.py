@@ -1,0 +1,47 @@
+"""Floating-point operations of the operator, also for `torch.utils.flop_counter.FlopCounterMode`.
+
+A multiply-add counts as two. Pooling, gates, biases and resampling are left out, as the counter leaves out what is
+element-wise elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+from . import ops  # noqa: F401  declares the operator
+from .reference import stage_sizes
+
+
+def pyramid_flops(shape: Sequence[int], kernel_size: int, factors: Sequence[int]) -> int:
+    """The depthwise convolutions of all stages on x of `shape` [B, H, W, C]."""
+    batch, height, width, channels = shape
+    pixels = sum(h * w for h, w in stage_sizes(height, width, factors))
+    return 2 * kernel_size**2 * channels * batch * pixels
+
+
+@register_flop_formula(torch.ops.deltaconv.pyramid)
+def _forward_flops(
+    x_shape: Sequence[int], weight_shape: Sequence[int], bias_shape: Any, factors: Sequence[int], *_: Any, **__: Any
+) -> int:
+    return pyramid_flops(x_shape, weight_shape[1], factors)
+
+
+@register_flop_formula(torch.ops.deltaconv.pyramid_backward)
+def _backward_flops(
+    grad_shape: Sequence[int],
+    x_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    bias_shape: Any,
+    factors: Sequence[int],
+    gate: str,
+    gate_scale: float,
+    output_mask: Sequence[bool],
+    **_: Any,
+) -> int:
+    """The forward convolutions, which backward repeats for the gate, and as many for x and for weight where wanted."""
+    wants_x, wants_weight, _wants_bias = output_mask
+    return (1 + wants_x + wants_weight) * pyramid_flops(x_shape, weight_shape[1], factors)
