@@ -7,6 +7,20 @@ import torch
 from diffusers.utils import logging
 from tiny_pipelines import DENOISERS
 
+FULL_SIZE = "full_size"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"{FULL_SIZE}: gigabytes and minutes; runs only with -m {FULL_SIZE}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.markexpr:
+        return
+    deselected = [item for item in items if item.get_closest_marker(FULL_SIZE)]
+    config.hook.pytest_deselected(items=deselected)
+    items[:] = [item for item in items if not item.get_closest_marker(FULL_SIZE)]
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:

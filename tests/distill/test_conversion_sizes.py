@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -11,6 +12,7 @@ from accelerate import init_empty_weights
 from deltaconv_distill import DeltaConvFusion
 from deltaconv_distill.conversion import kernel_size_for_field
 from deltaconv_distill.conversion.kernel_sizes import choose_kernel_sizes
+from deltaconv_distill.conversion.known_models import KNOWN_MODELS
 from deltaconv_distill.conversion.sites import find_sites
 from deltaconv_distill.embedded.teacher import teacher_path
 from diffusers import ControlNetModel, PixArtTransformer2DModel, UNet2DConditionModel
@@ -19,24 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 MID = "mid_block.attentions.0.transformer_blocks.0.attn1"
 
-SD15 = {
-    "block_out_channels": (320, 640, 1280, 1280),
-    "cross_attention_dim": 768,
-    "attention_head_dim": 8,
-}
-SDXL = {
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "use_linear_projection": True,
-    "cross_attention_dim": 2048,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
-PIXART = {"sample_size": 128, "caption_channels": 4096}
+SD15, SD21, SDXL, PIXART = (KNOWN_MODELS[name].config for name in ("sd15", "sd21", "sdxl", "pixart-sigma"))
 
 SD_SIZES = {
     "down_blocks.0": 7,
@@ -47,6 +32,9 @@ SD_SIZES = {
     "up_blocks.2": 9,
     "up_blocks.3": 11,
 }
+DOWN_AND_MID_SIZES = {part: k for part, k in SD_SIZES.items() if "up" not in part}
+PIXART_SIZES = {"transformer_blocks": 13}
+CONTROLNET = {key: value for key, value in SD15.items() if key != "sample_size"}
 SDXL_SIZES = {"down_blocks.1": 9, "down_blocks.2": 7, "mid_block": 9, "up_blocks.0": 9, "up_blocks.1": 13}
 
 
@@ -54,26 +42,42 @@ SDXL_SIZES = {"down_blocks.1": 9, "down_blocks.2": 7, "mid_block": 9, "up_blocks
     ("kind", "config", "preset", "expected", "layers"),
     [
         (UNet2DConditionModel, SD15, "SD1.5", SD_SIZES, 16),
-        (UNet2DConditionModel, SD15 | {"cross_attention_dim": 1024}, "SD2", SD_SIZES, 16),
-        (ControlNetModel, SD15, "SD1.5", {part: k for part, k in SD_SIZES.items() if "up" not in part}, 7),
+        (UNet2DConditionModel, SD15 | {"in_channels": 9}, "SD1.5", SD_SIZES, 16),
+        (UNet2DConditionModel, SD21, "SD2", SD_SIZES, 16),
+        (ControlNetModel, CONTROLNET, "SD1.5", DOWN_AND_MID_SIZES, 7),
         (UNet2DConditionModel, SDXL, "SDXL", SDXL_SIZES, 70),
-        (PixArtTransformer2DModel, PIXART, "PixArt", {"transformer_blocks": 13}, 28),
+        (PixArtTransformer2DModel, PIXART, "PixArt", PIXART_SIZES, 28),
+        (PixArtTransformer2DModel, PIXART | {"use_additional_conditions": True}, "PixArt", PIXART_SIZES, 28),
     ],
-    ids=["sd15", "sd2", "sd15-controlnet", "sdxl", "pixart"],
+    ids=["sd15", "sd15-inpainting", "sd2", "sd15-controlnet", "sdxl", "pixart-sigma", "pixart-alpha"],
 )
-def test_published_sizes_of_full_size_models(
-    kind: type, config: dict[str, Any], preset: str, expected: dict[str, int], layers: int
+def test_presets_of_full_size_models(
+    caplog: pytest.LogCaptureFixture,
+    kind: type,
+    config: dict[str, Any],
+    preset: str,
+    expected: dict[str, int],
+    layers: int,
 ) -> None:
-    with init_empty_weights():
+    """K, gate, gate scale, stages and inner width of every layer; the preset is named in the log and the report."""
+    with torch.device("meta"):
         denoiser = kind(**config)
-    found = find_sites(denoiser).found
-    assert len(found) == layers
-    sizes, origin = choose_kernel_sizes(denoiser, found, "auto", None)
-    assert origin == f"preset {preset}"
-    for layer, size in sizes.items():
+    with caplog.at_level(logging.INFO):
+        fusion = DeltaConvFusion.convert(denoiser)
+    assert len(fusion.blocks) == layers
+    assert f"kernel sizes preset {preset}" in caplog.text
+    assert f"kernel sizes preset {preset}" in str(fusion.report)
+    parts = set()
+    for layer, block in fusion.blocks.items():
         part = layer.split(".attentions.")[0] if ".attentions." in layer else "transformer_blocks"
-        assert size == expected[part], layer
-    assert {part for part in expected if any(layer.startswith(part) for layer in sizes)} == set(expected)
+        parts.add(part)
+        assert block.kernel_size == expected[part], layer
+        assert (block.factors, block.in_proj.out_features) == ((1, 2), block.dim // 2)
+        if kind is PixArtTransformer2DModel:
+            assert (block.gate, block.gate_scale) == ("sigmoid", 1.0)
+        else:
+            assert (block.gate, block.gate_scale) == ("scaled", math.sqrt(block.dim / 4))
+    assert parts == set(expected)
 
 
 def test_embedded_teacher_is_known() -> None:
@@ -188,21 +192,21 @@ def test_report_flops_agree_with_torch() -> None:
     assert layer.grid(13, 20) == (7, 10)
     with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         attention(tokens, deltaconv_route=(7, 10, "teacher"))
-    assert counter.get_total_flops() == layer.attention_flops(13, 20)
+    assert counter.get_total_flops() == layer.flops(13, 20).attention
     block = fusion.blocks[MID]
     with FlopCounterMode(display=False) as counter:
         block.pool_proj(block.out_proj(block.in_proj(tokens)).mean(1))
         for grid, weight in zip(((7, 10), (2, 3)), block.weight, strict=True):
             kernels = weight.permute(2, 0, 1).unsqueeze(1)
             torch.nn.functional.conv2d(torch.randn(1, 16, *grid), kernels, padding=2, groups=16)
-    assert counter.get_total_flops() == layer.block_flops(13, 20)
+    assert counter.get_total_flops() == layer.flops(13, 20).block
 
 
 def test_report_at_other_sizes() -> None:
     unet = tiny_sd_unet()
     report = DeltaConvFusion.convert(unet, kernel_size=3).report
     assert report.sample_size == (8, 8)
-    assert report.attention_flops() == report.attention_flops(8, 8)
-    assert report.attention_flops(64, 64) > 16 * report.block_flops(64, 64)
+    assert report.flops() == report.flops(8, 8)
+    assert report.flops(64, 64).attention > 16 * report.flops(64, 64).block
     assert "at 64 x 32 latent pixels" in report.table(64, 32)
     assert TEXT_WIDTH not in {layer.stride for layer in report.layers}

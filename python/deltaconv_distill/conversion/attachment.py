@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MethodType
@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import ModelMixin
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from deltaconv_kernels import DeltaConvBlock
 
+from .adapters import adapter_layers, add_adapter, load_lora_adapter, report_skipped
 from .hooks import Control, FeatureTap, RouteHook, drop_route
 from .routing import DeltaConvAttention, drop_block_keys, hidden_blocks, insert_block, remove_block
 from .sites import Site, Sites, find_sites, patch_size
@@ -46,7 +48,9 @@ class Attachment:
         for module in self.denoiser.modules():
             if isinstance(module, DeltaConvAttention):
                 remove_block(module)
-        del self.denoiser.__dict__[ATTACHMENT], self.denoiser.__dict__["save_pretrained"]
+        del self.denoiser.__dict__[ATTACHMENT]
+        for method in _overridden_methods(self.denoiser):
+            del self.denoiser.__dict__[method]
 
 
 def attachment_of(denoiser: ModelMixin) -> Attachment | None:
@@ -64,8 +68,20 @@ def install(fusion: DeltaConvFusion, denoiser: ModelMixin, blocks: Mapping[str, 
     control = Control()
     attachment = Attachment(fusion, denoiser, control, _install_hooks(denoiser, sites, control))
     denoiser.__dict__[ATTACHMENT] = attachment
-    denoiser.__dict__["save_pretrained"] = MethodType(_save_teacher_and_side_car, denoiser)
+    for method, override in _overridden_methods(denoiser).items():
+        denoiser.__dict__[method] = MethodType(override, denoiser)
+    report_skipped(denoiser, adapter_layers(denoiser))
     return attachment
+
+
+def _overridden_methods(denoiser: ModelMixin) -> dict[str, Callable[..., Any]]:
+    """What replaces methods of an attached denoiser; not all kinds take adapters."""
+    overrides: dict[str, Callable[..., Any]] = {
+        "save_pretrained": _save_teacher_and_side_car,
+        "load_lora_adapter": load_lora_adapter,
+        "add_adapter": add_adapter,
+    }
+    return {method: override for method, override in overrides.items() if hasattr(type(denoiser), method)}
 
 
 def _install_hooks(denoiser: ModelMixin, sites: Sites, control: Control) -> list[RemovableHandle]:
@@ -92,7 +108,7 @@ def _install_hooks(denoiser: ModelMixin, sites: Sites, control: Control) -> list
 def _move_beside(site: Site, block: DeltaConvBlock) -> None:
     """Give `block` the device and dtype of the attention that it replaces."""
     weight = site.attention.to_q.weight
-    if weight.is_meta:
+    if weight.is_meta and _is_offloaded(site.attention):
         raise ValueError(
             f"{site.name}: its weights are offloaded; attach before enable_sequential_cpu_offload, or call "
             "pipe.remove_all_hooks() first"
@@ -100,6 +116,11 @@ def _move_beside(site: Site, block: DeltaConvBlock) -> None:
     if weight.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
         raise ValueError(f"{site.name}: expected floating-point weights of 16 to 64 bits, got {weight.dtype}")
     block.to(device=weight.device, dtype=weight.dtype)
+
+
+def _is_offloaded(module: nn.Module) -> bool:
+    """Whether accelerate keeps the weights elsewhere; a model that is on the meta device for good has no such hook."""
+    return any(hasattr(part, "_hf_hook") for part in module.modules())
 
 
 @functools.wraps(ModelMixin.save_pretrained)

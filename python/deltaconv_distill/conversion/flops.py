@@ -1,32 +1,106 @@
-"""Floating-point operations of a self-attention and of the ΔConvBlock in its place; a multiply-add counts as two.
+"""Floating-point operations of a self-attention, of what can stand in its place, and their ratios.
 
-Element-wise work (softmax, gates, pooling, resampling, biases) is left out on both sides.
+A multiply-add counts as two. Element-wise work (softmax, gates, pooling, resampling, biases) is left out on all sides,
+as `torch.utils.flop_counter.FlopCounterMode` leaves it out; the tests compare the two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from deltaconv_kernels.flops import pyramid_flops
+
+PAPER_RATIO = 6929  # arXiv 2504.21292, abstract: "reducing computational cost by 6929x"
+PAPER_RATIO_TO_LINFUSION = 5.42  # the same: "surpassing LinFusion by 5.42x in efficiency"
 
 
-def attention_core_flops(tokens: int, inner_dim: int) -> int:
-    """Queries times keys and weights times values, the part that grows with the square of the tokens."""
-    return 2 * (2 * tokens * tokens * inner_dim)
+@dataclass(frozen=True)
+class Flops:
+    """FLOPs of one layer, or of several, for one sample."""
+
+    attention: int  # self-attention with its four projections
+    attention_core: int  # of these, queries times keys and weights times values: quadratic in the tokens
+    linfusion: int  # LinFusion's linear attention (arXiv 2409.02097) in its default configuration
+    linfusion_plain: int  # the same without the non-linear projections of queries and keys
+    block: int  # the ΔConvBlock: in_proj, convolutions, out_proj, and pool_proj of the mean
+    pyramid: int  # of these, the depthwise convolutions
+
+    def __add__(self, other: Flops) -> Flops:
+        return Flops(*(mine + theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+    @staticmethod
+    def total(parts: Iterable[Flops]) -> Flops:
+        """The sum, also of nothing."""
+        return sum(parts, Flops(0, 0, 0, 0, 0, 0))
+
+    def ratio(self, numerator: str, denominator: str) -> float:
+        """One field over another."""
+        return getattr(self, numerator) / getattr(self, denominator)
 
 
-def attention_flops(tokens: int, dim: int, inner_dim: int) -> int:
-    """Self-attention with its four projections; inner_dim is heads times head width."""
-    return 4 * (2 * tokens * dim * inner_dim) + attention_core_flops(tokens, inner_dim)
+def layer_flops(
+    height: int,
+    width: int,
+    dim: int,
+    inner_dim: int,
+    heads: int,
+    inter: int,
+    kernel_size: int,
+    factors: Sequence[int],
+) -> Flops:
+    """All of the above for a layer of `dim` channels on a grid of height x width tokens.
 
-
-def pyramid_flops(height: int, width: int, inter: int, kernel_size: int, factors: Sequence[int]) -> int:
-    """The depthwise convolutions of all stages on a grid of height x width tokens."""
-    return sum(2 * (height // f) * (width // f) * inter * kernel_size**2 for f in factors)
-
-
-def block_flops(height: int, width: int, dim: int, inter: int, kernel_size: int, factors: Sequence[int]) -> int:
-    """The whole ΔConvBlock: in_proj, the convolutions, out_proj, and pool_proj of the mean."""
+    `inner_dim` is heads times head width; `inter` the width inside the ΔConvBlock.
+    """
     tokens = height * width
+    projections = 4 * (2 * tokens * dim * inner_dim)
+    core = 2 * (2 * tokens * tokens * inner_dim)
+    # keys times values and queries times that, both [tokens, head width] by head; and the queries' normaliser
+    linear_core = 2 * (2 * tokens * inner_dim * (inner_dim // heads)) + 2 * tokens * inner_dim
+    # of queries and of keys: two layers of full width
+    non_linear = 2 * 2 * (2 * tokens * dim * dim)
+    pyramid = pyramid_flops((1, height, width, inter), kernel_size, factors)
     in_proj = 2 * tokens * dim * inter
     out_proj = 2 * tokens * (len(factors) * inter // 2) * dim
     pool_proj = 2 * dim * dim
-    return in_proj + pyramid_flops(height, width, inter, kernel_size, factors) + out_proj + pool_proj
+    return Flops(
+        attention=projections + core,
+        attention_core=core,
+        linfusion=projections + linear_core + non_linear,
+        linfusion_plain=projections + linear_core,
+        block=in_proj + pyramid + out_proj + pool_proj,
+        pyramid=pyramid,
+    )
+
+
+DEFINITIONS = {
+    "self-attention with its projections over the whole ΔConvBlock": ("attention", "block"),
+    "attention core over the whole ΔConvBlock": ("attention_core", "block"),
+    "self-attention with its projections over the convolutions alone": ("attention", "pyramid"),
+    "attention core over the convolutions alone": ("attention_core", "pyramid"),
+}
+
+
+@dataclass(frozen=True)
+class Closest:
+    """The way of counting, and the image size in pixels, that come closest to a published ratio."""
+
+    definition: str
+    size: int
+    ratio: float
+    published: float
+
+    @property
+    def relative_error(self) -> float:
+        return abs(self.ratio / self.published - 1)
+
+
+def closest_definition(flops_by_size: dict[int, Flops], published: float = PAPER_RATIO) -> Closest:
+    """The paper does not say what it counts: of `DEFINITIONS` and the given sizes, the nearest to its ratio."""
+    candidates = [
+        Closest(definition, size, flops.ratio(*fields), published)
+        for definition, fields in DEFINITIONS.items()
+        for size, flops in flops_by_size.items()
+    ]
+    return min(candidates, key=lambda candidate: candidate.relative_error)

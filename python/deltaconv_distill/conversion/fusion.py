@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -11,7 +10,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from diffusers import ConfigMixin, DiffusionPipeline, ModelMixin, PixArtTransformer2DModel
+import torch
+from diffusers import ConfigMixin, DiffusionPipeline, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
@@ -19,10 +19,13 @@ from deltaconv_kernels import DeltaConvBlock
 
 from ..atomic import atomic_directory
 from .attachment import Attachment, attachment_of, install
+from .convfusion import read_convfusion
 from .kernel_sizes import check_names, choose_kernel_sizes, select_layers
-from .report import FusionReport, report_layer, sample_size_of
+from .presets import published_gate
+from .report import FusionReport, report_fusion
 from .routing import POOL, REMOVED, TEACHER
-from .sites import Sites, denoiser_of, find_sites
+from .side_car import is_side_car
+from .sites import denoiser_of, sites_to_convert
 
 logger = logging.getLogger(__name__)
 
@@ -91,22 +94,58 @@ class DeltaConvFusion(ModelMixin, ConfigMixin):
         """
         denoiser = denoiser_of(pipe_or_denoiser)
         _refuse_attached(denoiser)
-        sites = _sites_to_convert(denoiser)
+        sites = sites_to_convert(denoiser)
         names = select_layers(sites.found, exclude)
         sizes, origin = choose_kernel_sizes(denoiser, names, kernel_size, profile)
         logger.info(f"converting {len(names)} self-attentions of {type(denoiser).__name__}, kernel sizes {origin}")
-        gate = gate or ("sigmoid" if isinstance(denoiser, PixArtTransformer2DModel) else "scaled")
+        gate = gate or published_gate(denoiser)
         shared = {"factors": list(factors), "expansion": expansion, "gate": gate, "bias": True}
         layers: dict[str, dict[str, Any]] = {}
         for name in names:
             layer = {"dim": sites.found[name].attention.query_dim, "kernel_size": sizes[name], **shared}
             layers[name] = {**layer, "gate_scale": DeltaConvBlock(**layer, device="meta").gate_scale}
-        fusion = cls(
-            denoiser=type(denoiser).__name__,
-            layers=layers,
-            excluded=[name for name in sites.found if name not in layers],
-            kernel_sizes_from=origin,
-        )
+        with torch.device("meta" if denoiser.device.type == "meta" else "cpu"):
+            fusion = cls(
+                denoiser=type(denoiser).__name__,
+                layers=layers,
+                excluded=[name for name in sites.found if name not in layers],
+                kernel_sizes_from=origin,
+            )
+        return fusion.attach(denoiser)
+
+    @classmethod
+    def from_convfusion(
+        cls,
+        path: str | os.PathLike[str],
+        pipe_or_denoiser: DiffusionPipeline | ModelMixin,
+        gate: str | None = None,
+        factors: Sequence[int] = (1, 2),
+        ema: bool = True,
+    ) -> DeltaConvFusion:
+        """Attach the blocks of a checkpoint that the authors of ΔConvFusion released; kernel sizes are the file's.
+
+        Args:
+            path: a safetensors file, such as "ConvFusion-sd15-132000.safetensors".
+            pipe_or_denoiser: as in `convert`; the model that the checkpoint was made for.
+            gate: as in `convert`. The file does not name it.
+            factors: reduction factor of each gate in the file.
+            ema: of a training checkpoint with both, take the averaged weights ("base_ema:"), not the last ("base:").
+
+        Returns:
+            The attached fusion.
+
+        Raises:
+            FileNotFoundError: no such file.
+            TypeError, RuntimeError: as in `convert`.
+            ValueError: a foreign or truncated file; keys missing or unexpected, by name; shapes that do not fit.
+        """
+        denoiser = denoiser_of(pipe_or_denoiser)
+        _refuse_attached(denoiser)
+        dims = {name: site.attention.query_dim for name, site in sites_to_convert(denoiser).found.items()}
+        layers, weights = read_convfusion(path, dims, gate or published_gate(denoiser), factors, ema)
+        origin = f"from the checkpoint {Path(path).name}"
+        fusion = cls(denoiser=type(denoiser).__name__, layers=layers, kernel_sizes_from=origin)
+        fusion.load_state_dict(weights)
         return fusion.attach(denoiser)
 
     @staticmethod
@@ -123,21 +162,7 @@ class DeltaConvFusion(ModelMixin, ConfigMixin):
     @property
     def report(self) -> FusionReport:
         """Layers, parameters and FLOPs before and after, of an attached fusion; `print(fusion.report)` is a table."""
-        denoiser = self._attached().denoiser
-        sites = find_sites(denoiser)
-        layers = tuple(report_layer(sites.found[name], block) for name, block in self.blocks.items())
-        blocks = sum(layer.block_parameters for layer in layers)
-        before = sum(parameter.numel() for parameter in denoiser.parameters()) - blocks
-        return FusionReport(
-            denoiser=self.config.denoiser,
-            kernel_sizes_from=self.config.kernel_sizes_from,
-            layers=layers,
-            excluded=tuple(self.config.excluded),
-            skipped=sites.skipped,
-            parameters_before=before,
-            parameters_after=before - sum(layer.attention_parameters for layer in layers) + blocks,
-            sample_size=sample_size_of(denoiser),
-        )
+        return report_fusion(self._attached().denoiser, self.config, self.blocks)
 
     def attach(self, pipe_or_denoiser: DiffusionPipeline | ModelMixin) -> DeltaConvFusion:
         """Put the blocks in the places of the self-attentions, moved to their device and dtype. Returns the fusion.
@@ -156,7 +181,7 @@ class DeltaConvFusion(ModelMixin, ConfigMixin):
                 f"pipe_or_denoiser: expected the {self.config.denoiser} that this fusion was made for, "
                 f"got {type(denoiser).__name__}"
             )
-        found = _sites_to_convert(denoiser).found
+        found = sites_to_convert(denoiser).found
         check_names("pipe_or_denoiser", found, [*self.config.layers, *self.config.excluded])
         wrong = [
             f"{name} has {found[name].attention.query_dim} channels, its block {layer['dim']}"
@@ -215,7 +240,7 @@ class DeltaConvFusion(ModelMixin, ConfigMixin):
             FileExistsError: the directory holds other things.
         """
         directory = Path(save_directory)
-        if directory.exists() and not _is_side_car(directory):
+        if directory.exists() and not is_side_car(directory, type(self).__name__):
             raise FileExistsError(f"save_directory: expected a new directory or an earlier side-car, not {directory}")
         with atomic_directory(directory) as partial:
             super().save_pretrained(partial, **options)
@@ -259,13 +284,6 @@ class DeltaConvFusion(ModelMixin, ConfigMixin):
         return self._attachment
 
 
-def _sites_to_convert(denoiser: ModelMixin) -> Sites:
-    sites = find_sites(denoiser)
-    if not sites.found:
-        raise ValueError(f"pipe_or_denoiser: no self-attention to replace; skipped {sites.skipped}")
-    return sites
-
-
 def _refuse_attached(denoiser: ModelMixin) -> None:
     if attachment_of(denoiser) is not None:
         raise RuntimeError(f"this {type(denoiser).__name__} has a fusion attached already: call its detach() first")
@@ -280,15 +298,3 @@ def _add_nested(root: nn.Module, path: str, module: nn.Module) -> None:
     if first not in root._modules:
         root.add_module(first, nn.Module())
     _add_nested(root.get_submodule(first), rest, module)
-
-
-def _is_side_car(directory: Path) -> bool:
-    """Whether nothing is lost when a side-car takes the place of `directory`."""
-    if not directory.is_dir():
-        return False
-    files = {entry.name for entry in directory.iterdir()}
-    if not files:
-        return True
-    if "config.json" not in files or not all(name.endswith((".json", ".safetensors")) for name in files):
-        return False
-    return json.loads((directory / "config.json").read_text()).get("_class_name") == DeltaConvFusion.__name__

@@ -1,4 +1,4 @@
-"""Kernel sizes of models that are known, recognised from their configuration.
+"""Kernel sizes and gates of models that are known, recognised from their configuration.
 
 The published sizes are those of ΔConvFusion (arXiv 2504.21292): about 60 % of the field that each layer's attention was
 measured to use.
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diffusers import ModelMixin
+from diffusers import ModelMixin, PixArtTransformer2DModel
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,11 @@ PRESETS = (
 def find_preset(denoiser: ModelMixin) -> Preset | None:
     """The preset of a known model, or None."""
     return next((preset for preset in PRESETS if preset.fits(denoiser)), None)
+
+
+def published_gate(denoiser: ModelMixin) -> str:
+    """The gate that the authors' blocks have in a model of this kind; their checkpoints do not say it."""
+    return "sigmoid" if isinstance(denoiser, PixArtTransformer2DModel) else "scaled"
 
 
 def _comparable(value: Any) -> Any:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from diffusers import ModelMixin
 
 from deltaconv_kernels import DeltaConvBlock
 
-from .flops import attention_flops, block_flops
-from .sites import Site
+from .flops import Flops, layer_flops
+from .sites import Site, find_sites
 
 DEFAULT_SAMPLE_SIZE = 64  # latent pixels, for models whose config names none (ControlNets)
 
@@ -22,6 +23,7 @@ class LayerReport:
     name: str
     dim: int
     inner_dim: int
+    heads: int
     inter: int
     kernel_size: int
     factors: tuple[int, ...]
@@ -34,14 +36,10 @@ class LayerReport:
         """Tokens (down, across) for a sample of height x width latent pixels."""
         return -(-height // self.stride), -(-width // self.stride)
 
-    def attention_flops(self, height: int, width: int) -> int:
-        """FLOPs of the self-attention for one sample of height x width latent pixels."""
-        h, w = self.grid(height, width)
-        return attention_flops(h * w, self.dim, self.inner_dim)
-
-    def block_flops(self, height: int, width: int) -> int:
-        """FLOPs of the ΔConvBlock for one sample of height x width latent pixels."""
-        return block_flops(*self.grid(height, width), self.dim, self.inter, self.kernel_size, self.factors)
+    def flops(self, height: int, width: int) -> Flops:
+        """For one sample of height x width latent pixels."""
+        grid = self.grid(height, width)
+        return layer_flops(*grid, self.dim, self.inner_dim, self.heads, self.inter, self.kernel_size, self.factors)
 
 
 @dataclass(frozen=True)
@@ -57,13 +55,9 @@ class FusionReport:
     parameters_after: int
     sample_size: tuple[int, int]
 
-    def attention_flops(self, height: int | None = None, width: int | None = None) -> int:
-        """FLOPs of all replaced self-attentions for one sample; the model's own sample size unless given."""
-        return sum(layer.attention_flops(*self._size(height, width)) for layer in self.layers)
-
-    def block_flops(self, height: int | None = None, width: int | None = None) -> int:
-        """FLOPs of all ΔConvBlocks for one sample; the model's own sample size unless given."""
-        return sum(layer.block_flops(*self._size(height, width)) for layer in self.layers)
+    def flops(self, height: int | None = None, width: int | None = None) -> Flops:
+        """Of all replaced layers for one sample of latents; the model's own sample size unless given."""
+        return Flops.total(layer.flops(*self._size(height, width)) for layer in self.layers)
 
     def table(self, height: int | None = None, width: int | None = None) -> str:
         """Every layer and the sums at a size, for reading."""
@@ -77,15 +71,12 @@ class FusionReport:
             f"{'attention':>13}  {'ΔConvBlock':>13}  ratio",
         ]
         for layer in self.layers:
-            before, after = layer.attention_flops(height, width), layer.block_flops(height, width)
+            flops = layer.flops(height, width)
             grid = "x".join(map(str, layer.grid(height, width)))
-            lines.append(
-                f"{layer.name:<{name_width}}  {layer.dim:>5}  {layer.kernel_size:>2}  {grid:>9}  {_readable(before)}  "
-                f"{_readable(after)}  {before / after:5.2f}"
-            )
-        before, after = self.attention_flops(height, width), self.block_flops(height, width)
+            name = f"{layer.name:<{name_width}}  {layer.dim:>5}  {layer.kernel_size:>2}  {grid:>9}"
+            lines.append(f"{name}  {_before_and_after(flops)}")
         total = f"all, at {height} x {width} latent pixels"
-        lines.append(f"{total:<{name_width + 22}}  {_readable(before)}  {_readable(after)}  {before / after:5.2f}")
+        lines.append(f"{total:<{name_width + 22}}  {_before_and_after(self.flops(height, width))}")
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -95,13 +86,34 @@ class FusionReport:
         return height or self.sample_size[0], width or self.sample_size[1]
 
 
-def report_layer(site: Site, block: DeltaConvBlock) -> LayerReport:
+def report_fusion(
+    denoiser: ModelMixin, config: Mapping[str, Any], blocks: Mapping[str, DeltaConvBlock]
+) -> FusionReport:
+    """Describe what the blocks of a fusion with `config` replace in the denoiser that they are attached to."""
+    sites = find_sites(denoiser)
+    layers = tuple(_report_layer(sites.found[name], block) for name, block in blocks.items())
+    added = sum(layer.block_parameters for layer in layers)
+    before = sum(parameter.numel() for parameter in denoiser.parameters()) - added
+    return FusionReport(
+        denoiser=config["denoiser"],
+        kernel_sizes_from=config["kernel_sizes_from"],
+        layers=layers,
+        excluded=tuple(config["excluded"]),
+        skipped=sites.skipped,
+        parameters_before=before,
+        parameters_after=before - sum(layer.attention_parameters for layer in layers) + added,
+        sample_size=sample_size_of(denoiser),
+    )
+
+
+def _report_layer(site: Site, block: DeltaConvBlock) -> LayerReport:
     """Describe a self-attention and the block in its place."""
     blocks = sum(parameter.numel() for parameter in block.parameters())
     return LayerReport(
         name=site.name,
         dim=block.dim,
         inner_dim=site.attention.inner_dim,
+        heads=site.attention.heads,
         inter=block.in_proj.out_features,
         kernel_size=block.kernel_size,
         factors=block.factors,
@@ -118,6 +130,12 @@ def sample_size_of(denoiser: ModelMixin) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def _readable(flops: int) -> str:
-    thousands = min((len(str(flops)) - 1) // 3, 5)
-    return f"{flops / 1000**thousands:7.4g} {('', 'k', 'M', 'G', 'T', 'P')[thousands] + 'FLOP':>5}"
+def readable_flops(flops: int) -> str:
+    """Four digits and a unit, in 13 columns."""
+    thousands = min((len(str(flops)) - 1) // 3, 6)
+    return f"{flops / 1000**thousands:7.4g} {('', 'k', 'M', 'G', 'T', 'P', 'E')[thousands] + 'FLOP':>5}"
+
+
+def _before_and_after(flops: Flops) -> str:
+    before, after = readable_flops(flops.attention), readable_flops(flops.block)
+    return f"{before}  {after}  {flops.ratio('attention', 'block'):5.2f}"

@@ -94,6 +94,18 @@ def find_sites(denoiser: ModelMixin) -> Sites:
     return sites
 
 
+def sites_to_convert(denoiser: ModelMixin) -> Sites:
+    """As `find_sites`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    sites = find_sites(denoiser)
+    if not sites.found:
+        raise ValueError(f"pipe_or_denoiser: no self-attention to replace; skipped {sites.skipped}")
+    return sites
+
+
 def patch_size(owner: Transformer2DModel | PixArtTransformer2DModel) -> int:
     """Pixels of the owner's input along each side of one of its tokens."""
     patched = isinstance(owner, PixArtTransformer2DModel) or owner.is_input_patches

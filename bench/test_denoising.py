@@ -1,0 +1,82 @@
+"""One denoising step of a whole model: SDPA self-attention against ΔConvBlocks at rising resolutions.
+
+Weights are random: they do not change what is computed. A CPU runs Stable Diffusion 1.5 in float32 as far as it reaches
+in a minute or so; a GPU runs all models in bfloat16 until self-attention no longer fits its memory or patience.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import pytest
+import torch
+from deltaconv_distill import DeltaConvFusion
+from deltaconv_distill.conversion.known_models import VAE_SCALE, build_denoiser, random_inputs
+from timing import interleaved_medians
+from torch import Tensor
+
+import deltaconv_kernels as dk
+from deltaconv_kernels.testing import relative_error
+
+ON_GPU = torch.cuda.is_available()
+MODELS = ("sd15", "sdxl", "pixart-sigma") if ON_GPU else ("sd15",)
+SIZES = (512, 1024, 2048, 4096, 8192, 16384) if ON_GPU else (256, 512)
+LARGEST_ATTENTION = {"sd15": 8192, "sdxl": 8192, "pixart-sigma": 8192}  # pixels; beyond, a step takes minutes
+DTYPE = torch.bfloat16 if ON_GPU else torch.float32
+ERROR_BUDGET = 5e-2 if ON_GPU else 1e-4  # a whole denoiser: rounding grows from layer to layer
+
+
+@lru_cache(maxsize=1)
+def converted(name: str) -> tuple[torch.nn.Module, DeltaConvFusion]:
+    torch.manual_seed(0)
+    denoiser = build_denoiser(name, "cuda" if ON_GPU else "cpu", DTYPE)
+    return denoiser, DeltaConvFusion.convert(denoiser)
+
+
+def peak_memory(function: Callable[[], object]) -> int | None:
+    """Bytes that the GPU held at most while `function` ran; None on a CPU, which does not count them."""
+    if not ON_GPU:
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    function()
+    return torch.cuda.max_memory_allocated()
+
+
+@pytest.mark.parametrize("pixels", SIZES)
+@pytest.mark.parametrize("name", MODELS)
+def test_denoising_step(benchmark, add_row, name, pixels):
+    denoiser, fusion = converted(name)
+    inputs = random_inputs(denoiser, pixels // VAE_SCALE, pixels // VAE_SCALE)
+
+    @torch.no_grad()
+    def student() -> Tensor:
+        return denoiser(**inputs).sample
+
+    def teacher() -> Tensor:
+        with fusion.teacher():
+            return student()
+
+    if pixels == SIZES[0]:
+        with dk.use_backend("reference"):
+            expected = student()
+        assert relative_error(student(), expected) <= ERROR_BUDGET
+    functions = {"blocks": student}
+    if pixels <= LARGEST_ATTENTION[name]:
+        functions["attention"] = teacher
+    medians = interleaved_medians(functions, seconds=2, least_rounds=1)
+    memory = {side: peak_memory(function) for side, function in functions.items()}
+    benchmark.pedantic(student, rounds=1)
+    flops = fusion.report.flops(pixels // VAE_SCALE, pixels // VAE_SCALE)
+    ratio = medians["attention"] / medians["blocks"] if "attention" in medians else None
+    benchmark.extra_info.update(
+        model=name, pixels=pixels, seconds=medians, ratio_to_attention=ratio, peak_bytes=memory, flops=vars(flops)
+    )
+    add_row(
+        f"one denoising step, batch 1, {str(DTYPE).removeprefix('torch.')}",
+        model=name,
+        pixels=str(pixels),
+        **{f"{side}, s": f"{medians[side]:.3f}" if side in medians else "-" for side in ("attention", "blocks")},
+        **{f"{side}, GB": f"{memory[side] / 1e9:.1f}" if memory.get(side) else "-" for side in ("attention", "blocks")},
+        **{"vs attention": f"{ratio:.2f}x" if ratio else "-"},
+    )

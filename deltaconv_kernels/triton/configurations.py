@@ -1,0 +1,94 @@
+"""How large a tile each kernel takes: a table of measured choices, and a rule where it has none.
+
+Keyed on C, H, W, K, dtype and device, never on the batch: a larger batch must not compile, or round, differently.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+TABLE = Path(__file__).parent / "configurations.json"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A program's work: BP patches of RH x RW outputs by BC channels, on `warps` warps.
+
+    The weight kernel takes runs of RW pixels, and RH kernel rows at a time.
+    """
+
+    BP: int
+    BC: int
+    RH: int
+    RW: int
+    warps: int
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The tiles of the forward kernel, of the backward convolutions, and of the weight gradient."""
+
+    forward: Tile
+    backward: Tile
+    weight: Tile
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a configuration may depend on; `device` as `device_kind` names it."""
+
+    channels: int
+    height: int
+    width: int
+    kernel_size: int
+    dtype: torch.dtype
+    device: str
+
+    def __str__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{self.device}/{self.height}x{self.width}x{self.channels}-k{self.kernel_size}-{dtype}"
+
+
+def device_kind(device: torch.device) -> str:
+    """ "sm90", "gfx942": the instruction set that a tile was tuned for; "interpreter" on a CPU."""
+    if device.type == "cpu":
+        return "interpreter"
+    properties = torch.cuda.get_device_properties(device)
+    if torch.version.hip is not None:
+        return properties.gcnArchName.split(":")[0]
+    return f"sm{properties.major}{properties.minor}"
+
+
+@cache
+def table() -> dict[str, Configuration]:
+    """The shipped configurations by str(Key)."""
+    entries = json.loads(TABLE.read_text())
+    return {
+        key: Configuration(**{kernel: Tile(**tile) for kernel, tile in entry.items()}) for key, entry in entries.items()
+    }
+
+
+def write_table(entries: dict[str, Configuration]) -> None:
+    """Replace the shipped table, in the order of its keys."""
+    text = json.dumps({key: asdict(entries[key]) for key in sorted(entries)}, indent=1) + "\n"
+    beside = TABLE.with_suffix(".new")
+    beside.write_text(text)
+    beside.replace(TABLE)
+
+
+@cache
+def configuration(key: Key) -> Configuration:
+    """The table's entry, else the rule's."""
+    return table().get(str(key)) or rule(key)
+
+
+def rule(key: Key) -> Configuration:
+    """A choice from arithmetic alone (docs/triton.md): one float32 accumulator file of at most 64 a lane."""
+    if key.device == "interpreter":  # its time goes with the number of operations, whatever their size
+        return Configuration(Tile(64, 16, 2, 2, 4), Tile(64, 16, 2, 2, 4), Tile(64, 16, 2, 2, 4))
+    return Configuration(Tile(8, 16, 4, 8, 4), Tile(8, 16, 2, 8, 4), Tile(4, 32, 2, 8, 4))

@@ -1,0 +1,220 @@
+"""Launches the kernels: grids, workspaces, devices. Imported at the first call, since it needs Triton."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+from triton import cdiv
+
+from ..reference import stage_sizes
+from ..validation import output_shape
+from .backward_kernels import (
+    pyramid_backward_gate_kernel,
+    pyramid_backward_input_kernel,
+    pyramid_backward_pool_kernel,
+    pyramid_backward_reduced_kernel,
+)
+from .configurations import Configuration, Key, Tile, configuration, device_kind
+from .forward_kernel import pyramid_forward_kernel
+from .weight_kernels import pyramid_backward_reduce_kernel, pyramid_backward_weight_kernel
+
+MAX_PARTITIONS = 64
+PIXELS_PER_PARTITION = 1024
+REDUCE_BLOCK = 256
+MAX_REGISTERS = 255
+POOL_RUN = 4  # pixels of a row that one lane of the pooling kernel takes
+
+
+def pyramid_forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    factors: Sequence[int],
+    gate: str,
+    gate_scale: float,
+    residual: Tensor | None,
+) -> Tensor:
+    y = x.new_empty(output_shape(x, factors))
+    if y.numel() == 0:
+        return y
+    x, weight, bias, residual = x.contiguous(), weight.contiguous(), _contiguous(bias), _contiguous(residual)
+    B, H, W, C = x.shape
+    tile = _configuration(x, weight).forward
+    with _on(x):
+        pyramid_forward_kernel[forward_grid(B, H, W, C, factors, tile)](
+            x, weight, bias, residual, y, B, H, W, gate_scale,
+            **_problem(weight, factors, H, W), SIGMOID=gate == "sigmoid",
+            HAS_BIAS=bias is not None, HAS_RESIDUAL=residual is not None, **_options(tile),
+        )  # fmt: skip
+    return y
+
+
+def pyramid_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    factors: Sequence[int],
+    gate: str,
+    gate_scale: float,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    wants_x, wants_weight, wants_bias = output_mask
+    if x.numel() == 0:
+        return (
+            x.new_empty(x.shape if wants_x else 0),
+            weight.new_zeros(weight.shape if wants_weight else 0),
+            weight.new_zeros(bias.shape if wants_bias and bias is not None else 0),
+        )
+    grad, x, weight, bias = grad.contiguous(), x.contiguous(), weight.contiguous(), _contiguous(bias)
+    tiles = _configuration(x, weight)
+    with _on(x):
+        pooled = _pool(x, weight, factors, tiles)
+        grad_a = _gate_backward(grad, x, pooled, weight, bias, factors, gate, gate_scale, tiles)
+        grad_x, grad_weight, grad_bias = (x.new_empty(0) for _ in range(3))  # an operator's results share no memory
+        if wants_x:
+            grad_x = _input_gradient(grad_a, x, weight, factors, tiles)
+        if wants_weight or wants_bias:
+            of_weight, of_bias = _weight_gradients(grad_a, x, pooled, weight, bias, factors, tiles)
+            grad_weight = of_weight if wants_weight else grad_weight
+            grad_bias = of_bias if wants_bias and of_bias is not None else grad_bias
+    return grad_x, grad_weight, grad_bias
+
+
+def forward_grid(B: int, H: int, W: int, C: int, factors: Sequence[int], tile: Tile) -> tuple[int, int]:
+    """Tiles of all stages by blocks of channel pairs; patches of a reduced stage share their borders."""
+    tiles = 0
+    for factor, (h, w) in zip(factors, stage_sizes(H, W, factors), strict=True):
+        if factor == 1:
+            patches = cdiv(h, tile.RH) * cdiv(w, tile.RW)
+        else:
+            patches = cdiv(h + 1, tile.RH - 1) * cdiv(w + 1, tile.RW - 1)
+        tiles += cdiv(B * patches, tile.BP)
+    return tiles, cdiv(C // 2, tile.BC)
+
+
+def partitions(B: int, H: int, W: int) -> int:
+    """How many partial sums the weight gradient is split into: by the shape alone, so that its bits repeat."""
+    return min(MAX_PARTITIONS, cdiv(B * H * W, PIXELS_PER_PARTITION))
+
+
+def _pool(x: Tensor, weight: Tensor, factors: Sequence[int], tiles: Configuration) -> Tensor:
+    """The inputs of every stage with a factor above 1, one after the other: [pixels, C] float32."""
+    B, H, W, C = x.shape
+    tile = tiles.backward
+    pooled = x.new_empty(_pixels(x, [f for f in factors if f > 1]), C, dtype=torch.float32)
+    if pooled.numel():
+        grid = _grid(x, [f for f in factors if f > 1], C, tile.BP, tile.BC, 1, POOL_RUN)
+        problem = _problem(weight, factors, H, W)
+        del problem["K"]
+        pyramid_backward_pool_kernel[grid](
+            x, pooled, B, H, W, **problem, BP=tile.BP, BC=tile.BC, RW=POOL_RUN, num_warps=tile.warps
+        )
+    return pooled
+
+
+def _gate_backward(
+    grad: Tensor,
+    x: Tensor,
+    pooled: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    factors: Sequence[int],
+    gate: str,
+    gate_scale: float,
+    tiles: Configuration,
+) -> Tensor:
+    """The gradient of every stage's convolution, one after the other: [pixels, C] float32."""
+    B, H, W, C = x.shape
+    tile = tiles.backward
+    grad_a = x.new_empty(_pixels(x, factors), C, dtype=torch.float32)
+    pyramid_backward_gate_kernel[_grid(x, factors, C // 2, tile.BP, tile.BC, tile.RH, tile.RW)](
+        x, pooled, weight, bias, grad, grad_a, B, H, W, gate_scale,
+        **_problem(weight, factors, H, W), SIGMOID=gate == "sigmoid", HAS_BIAS=bias is not None, **_options(tile),
+    )  # fmt: skip
+    return grad_a
+
+
+def _input_gradient(grad_a: Tensor, x: Tensor, weight: Tensor, factors: Sequence[int], tiles: Configuration) -> Tensor:
+    B, H, W, C = x.shape
+    tile = tiles.backward
+    problem = _problem(weight, factors, H, W) | _options(tile)
+    reduced = [f for f in factors if f > 1]
+    grad_pooled = x.new_empty(_pixels(x, reduced), C, dtype=torch.float32)
+    if reduced:
+        pyramid_backward_reduced_kernel[_grid(x, reduced, C, tile.BP, tile.BC, tile.RH, tile.RW)](
+            grad_a, weight, grad_pooled, B, H, W, **problem
+        )
+    grad_x = torch.empty_like(x)
+    pyramid_backward_input_kernel[_grid(x, (1,), C, tile.BP, tile.BC, tile.RH, tile.RW)](
+        grad_a, grad_pooled, weight, grad_x, B, H, W, **problem
+    )
+    return grad_x
+
+
+def _weight_gradients(
+    grad_a: Tensor,
+    x: Tensor,
+    pooled: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    factors: Sequence[int],
+    tiles: Configuration,
+) -> tuple[Tensor, Tensor | None]:
+    B, H, W, C = x.shape
+    S, K = weight.shape[:2]
+    tile = tiles.weight
+    P = partitions(B, H, W)
+    partial = x.new_empty(P, S, K, K + 1, C, dtype=torch.float32)
+    pyramid_backward_weight_kernel[(S * P * cdiv(K, tile.RH), cdiv(C, tile.BC))](
+        x, pooled, grad_a, partial, P, B, H, W,
+        C=C, K=K, FACTORS=tuple(factors), BP=tile.BP, BC=tile.BC, RK=tile.RH, RW=tile.RW, num_warps=tile.warps,
+    )  # fmt: skip
+    grad_weight = torch.empty_like(weight)
+    grad_bias = None if bias is None else torch.empty_like(bias)
+    size = partial[0].numel()
+    pyramid_backward_reduce_kernel[(cdiv(size, REDUCE_BLOCK),)](
+        partial, grad_weight, grad_bias, P, size, C=C, K=K, BLOCK=REDUCE_BLOCK
+    )
+    return grad_weight, grad_bias
+
+
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    """The kernels know one layout: strides are compile-time constants, so that addresses fold into the loads."""
+    return None if tensor is None else tensor.contiguous()
+
+
+def _on(x: Tensor) -> AbstractContextManager:
+    """Triton launches on the current device."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
+def _configuration(x: Tensor, weight: Tensor) -> Configuration:
+    _, H, W, C = x.shape
+    return configuration(Key(C, H, W, weight.shape[1], x.dtype, device_kind(x.device)))
+
+
+def _problem(weight: Tensor, factors: Sequence[int], H: int, W: int) -> dict:
+    even = tuple(H % factor == 0 and W % factor == 0 for factor in factors)
+    return {"C": weight.shape[3], "K": weight.shape[1], "FACTORS": tuple(factors), "EVEN": even}
+
+
+def _options(tile: Tile) -> dict:
+    options = {"BP": tile.BP, "BC": tile.BC, "RH": tile.RH, "RW": tile.RW, "num_warps": tile.warps}
+    if torch.version.hip is None:  # ptxas trades registers for occupancy, and spills, unless it is given a bound
+        options["maxnreg"] = MAX_REGISTERS
+    return options
+
+
+def _pixels(x: Tensor, factors: Sequence[int]) -> int:
+    B, H, W, _ = x.shape
+    return B * sum(h * w for h, w in stage_sizes(H, W, factors))
+
+
+def _grid(x: Tensor, factors: Sequence[int], channels: int, BP: int, BC: int, RH: int, RW: int) -> tuple[int, int]:
+    B, H, W, _ = x.shape
+    tiles = sum(cdiv(B * cdiv(h, RH) * cdiv(w, RW), BP) for h, w in stage_sizes(H, W, factors))
+    return tiles, cdiv(channels, BC)

@@ -1,0 +1,5 @@
+"""The command `deltaconv`."""
+
+from .main import main
+
+__all__ = ["main"]

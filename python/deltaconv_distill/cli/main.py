@@ -1,0 +1,69 @@
+"""Chooses the subcommand; its module, and with it torch and diffusers, is imported only then."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module, metadata
+
+from .errors import UserError
+
+COMMANDS = {
+    "demo": "convert, distil and compare the embedded teacher on this machine, and write a report",
+    "distill": "replace a pipeline's self-attention by ΔConvBlocks and train them",
+    "sample": "generate images with a pipeline, with or without a trained fusion",
+    "flops": "count self-attention against ΔConvBlocks at rising image sizes",
+    "info": "show versions, CPU, GPU and which backends can run here",
+}
+USER_MISTAKE, INTERRUPTED = 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `deltaconv`; returns the exit code (0, 2 for a user's mistake, 130 when interrupted)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = _top_parser().parse_args(arguments[:1]).command
+    # transformers warns on import of what no subcommand uses
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    module = import_module(f".{command}", __package__)
+    parser = argparse.ArgumentParser(
+        prog=f"deltaconv {command}",
+        description=COMMANDS[command],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    module.configure(parser)
+    parser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
+    options = parser.parse_args(arguments[1:])
+    try:
+        module.run(options)
+    except UserError as error:
+        if options.traceback:
+            raise
+        print(f"deltaconv {command}: {error}", file=sys.stderr)
+        return USER_MISTAKE
+    except KeyboardInterrupt:
+        print(f"deltaconv {command}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _top_parser() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS))
+    listing = "\n".join(f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="deltaconv",
+        description="Self-attention of diffusion models, distilled into convolutions (ΔConvFusion, arXiv 2504.21292).",
+        epilog=f"commands:\n{listing}\n\n`deltaconv COMMAND --help` shows a command's options.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("command", choices=tuple(COMMANDS), metavar="COMMAND", help="one of those below")
+    return parser
+
+
+def _version() -> str:
+    try:
+        return f"deltaconv-kernels {metadata.version('deltaconv-kernels')}"
+    except metadata.PackageNotFoundError:
+        return "deltaconv-kernels, run from its sources without installation"

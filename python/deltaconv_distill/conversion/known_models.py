@@ -1,0 +1,112 @@
+"""Published denoisers by their configurations: built without any download, for counting and for tests at full size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import ModelMixin, PixArtTransformer2DModel, UNet2DConditionModel
+from torch import Tensor
+
+VAE_SCALE = 8  # image pixels along each side of a latent one, for all of these models
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A published denoiser: its class, its config where that differs from the class's defaults, its parameters."""
+
+    title: str
+    kind: type[ModelMixin]
+    config: Mapping[str, Any]
+    parameters: int
+
+
+KNOWN_MODELS = {
+    "sd15": KnownModel(
+        "Stable Diffusion 1.5",
+        UNet2DConditionModel,
+        {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
+        parameters=859_520_964,
+    ),
+    "sd21": KnownModel(
+        "Stable Diffusion 2.1",
+        UNet2DConditionModel,
+        {
+            "sample_size": 96,
+            "cross_attention_dim": 1024,
+            "attention_head_dim": (5, 10, 20, 20),
+            "use_linear_projection": True,
+        },
+        parameters=865_910_724,
+    ),
+    "sdxl": KnownModel(
+        "Stable Diffusion XL",
+        UNet2DConditionModel,
+        {
+            "sample_size": 128,
+            "block_out_channels": (320, 640, 1280),
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            "transformer_layers_per_block": (1, 2, 10),
+            "attention_head_dim": (5, 10, 20),
+            "use_linear_projection": True,
+            "cross_attention_dim": 2048,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+        },
+        parameters=2_567_463_684,
+    ),
+    "pixart-sigma": KnownModel(
+        "PixArt-Σ XL/2",
+        PixArtTransformer2DModel,
+        {"sample_size": 128, "caption_channels": 4096, "use_additional_conditions": False},
+        parameters=610_856_096,
+    ),
+}
+
+
+def build_denoiser(name: str, device: str = "meta", dtype: torch.dtype = torch.float32) -> ModelMixin:
+    """A known denoiser with random weights, in evaluation mode; on "meta" it takes no memory.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name not in KNOWN_MODELS:
+        raise ValueError(f"name: expected one of {', '.join(KNOWN_MODELS)}, got {name!r}")
+    model = KNOWN_MODELS[name]
+    previous = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # never a second copy in another type
+    try:
+        with torch.device(device):
+            return model.kind(**model.config).eval()
+    finally:
+        torch.set_default_dtype(previous)
+
+
+def random_inputs(
+    denoiser: ModelMixin, height: int, width: int, batch: int = 1, text_tokens: int = 77
+) -> dict[str, Any]:
+    """Keyword arguments for one forward of a UNet or PixArt transformer on `batch` latents of height x width."""
+    options: dict[str, Any] = {"device": denoiser.device, "dtype": denoiser.dtype}
+    config = denoiser.config
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(shape, **options)
+
+    text_width = config.get("caption_channels") or config.cross_attention_dim
+    inputs: dict[str, Any] = {
+        "timestep": torch.full((batch,), 500, device=denoiser.device),
+        "encoder_hidden_states": noise(batch, text_tokens, text_width),
+    }
+    latents = noise(batch, config.in_channels, height, width)
+    if isinstance(denoiser, PixArtTransformer2DModel):
+        conditions = {"resolution": None, "aspect_ratio": None}
+        return inputs | {"hidden_states": latents, "added_cond_kwargs": conditions}
+    if config.addition_embed_type == "text_time":
+        sizes = 6 * config.addition_time_embed_dim
+        pooled = noise(batch, config.projection_class_embeddings_input_dim - sizes)
+        inputs["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": torch.zeros(batch, 6, **options)}
+    return inputs | {"sample": latents}

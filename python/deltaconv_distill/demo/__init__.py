@@ -1,0 +1,6 @@
+"""The demo: the whole road on the embedded teacher, with a report that shows what came of it."""
+
+from .run import run_demo
+from .settings import DemoSettings
+
+__all__ = ["DemoSettings", "run_demo"]

@@ -1,0 +1,75 @@
+"""How well each variant predicts noise, and how far its images are from real ones and from the teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import DiffusionPipeline
+
+from ..conversion import DeltaConvFusion
+from ..distillation import DenoisingTask, ExampleStream
+from ..distillation.data import Examples
+from ..metrics import fd_effnet
+from .settings import DemoSettings
+from .variants import TEACHER, VARIANTS
+
+HELD_BATCH = 64
+# The training stream has the run's own seed; this offset keeps the held noises apart from every one of its draws.
+HELD_SEED_OFFSET = 1_000_003
+
+
+@dataclass(frozen=True)
+class PredictionError:
+    """Mean squared errors over the held examples, against the scheduler's target and the teacher's prediction."""
+
+    noise_mse: float
+    teacher_mse: float
+
+
+@torch.no_grad()
+def prediction_errors(
+    pipe: DiffusionPipeline, fusion: DeltaConvFusion, examples: Examples, settings: DemoSettings
+) -> dict[str, PredictionError]:
+    """Variant key -> errors with noise and timesteps that training never drew; captions are never dropped."""
+    task = DenoisingTask(pipe)
+    stream = ExampleStream(examples, settings.seed + HELD_SEED_OFFSET, HELD_BATCH, task.num_timesteps, 0.0)
+    sums: dict[str, list[tuple[float, float]]] = {variant.key: [] for variant in VARIANTS}
+    for index in range(settings.held_batches):
+        batch = stream.batch(index * HELD_BATCH)
+        target = task.target(batch)
+        predictions = {}
+        for variant in VARIANTS:
+            with variant.running(fusion):
+                predictions[variant.key] = task.predict(batch)
+        for key, prediction in predictions.items():
+            errors = F.mse_loss(prediction, target), F.mse_loss(prediction, predictions[TEACHER.key])
+            sums[key].append((errors[0].item(), errors[1].item()))
+    return {key: PredictionError(*(float(column) for column in np.mean(rows, axis=0))) for key, rows in sums.items()}
+
+
+def image_distances(samples: Mapping[str, np.ndarray], real: np.ndarray) -> dict[str, dict[str, float]]:
+    """Variant key -> Fréchet distances (FD-EffNet) to real images and to the teacher's, and mean pixel difference.
+
+    Args:
+        samples: variant key -> uint8 [N, H, W, 3], the same prompts and seeds in each.
+        real: uint8 [N, H, W, 3], the images that have these prompts as captions.
+    """
+    teacher = samples[TEACHER.key]
+    return {
+        key: {
+            "fd_real": fd_effnet(images, real),
+            "fd_teacher": fd_effnet(images, teacher),
+            "pixel_difference": float(np.abs(images.astype(np.int16) - teacher).mean() / 255),
+        }
+        for key, images in samples.items()
+    }
+
+
+def spread(length: int, count: int) -> list[int]:
+    """At most `count` indices at even distances through a sequence of `length`."""
+    count = min(count, length)
+    return [index * length // count for index in range(count)]

@@ -1,0 +1,167 @@
+"""report.html: one file without outside references that tells a newcomer what was done and what to see."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from ..distillation import DistillConfig
+from .variants import VARIANTS
+
+PAPER = DistillConfig()
+# Settings whose difference from the paper's recipe a reader would want to know.
+RECIPE = (
+    "learning_rate",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_weight_decay",
+    "lr_scheduler",
+    "lr_warmup_steps",
+    "train_batch_size",
+    "proportion_empty_prompts",
+    "w_noise",
+    "w_kd",
+    "w_feat",
+    "max_grad_norm",
+    "mixed_precision",
+    "use_ema",
+)
+
+
+def write_report(figures: dict[str, Any], folder: Path) -> Path:
+    """Fill the template from figures.json's content and the folder's pictures; returns the path of report.html."""
+    template = Template((files(__package__) / "report.html").read_text(encoding="utf-8"))
+    path = folder / "report.html"
+    path.write_text(template.substitute(_values(figures, folder)), encoding="utf-8")
+    return path
+
+
+def _values(figures: dict[str, Any], folder: Path) -> dict[str, str]:
+    training, machine, times = figures["training"], figures["machine"], figures["timing"]
+    return {
+        "summary": _summary(figures),
+        "tiles": _tiles(figures),
+        "recipe_note": "",
+        "grid": _picture(
+            folder, "grid", "Images of the four variants, one row each, same prompt and noise in a column"
+        ),
+        "losses": _picture(folder, "losses", "The three loss terms falling over the training steps"),
+        "times": _picture(folder, "times", "Milliseconds of a denoising step, teacher and student"),
+        "quality_rows": _quality_rows(figures["quality"]),
+        "held": str(figures["settings"]["held_examples"]),
+        "samples": str(figures["settings"]["distance_samples"]),
+        "time_rows": _rows(
+            (
+                f"{t['size']}×{t['size']}",
+                t["tokens"],
+                f"{t['teacher_ms']:.3g}",
+                f"{t['student_ms']:.3g}",
+                f"{t['speedup']:.2f}×",
+            )
+            for t in times
+        ),
+        "layers": str(len(figures["conversion"]["layers"])),
+        "layer_rows": _rows(
+            (layer["name"], layer["dim"], layer["kernel_size"], f"{layer['block_parameters']:,}")
+            for layer in figures["conversion"]["layers"]
+        ),
+        "trained": f"{figures['conversion']['parameters_trained']:,}",
+        "whole": f"{figures['conversion']['parameters_teacher']:,}",
+        "steps": f"{training['steps']:,}",
+        "minutes": f"{training['seconds'] / 60:.1f}",
+        "skipped": str(training["skipped"]),
+        "recipe_rows": _recipe_rows(training["config"]),
+        "cpu": html.escape(machine["cpu"]["name"]),
+        "cores": str(machine["cpu"]["usable_cores"]),
+        "versions": html.escape(
+            ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
+        ),
+        "package": html.escape(f"deltaconv-kernels {machine['package'] or '(not installed)'}"),
+        "commit": html.escape(f", commit {machine['commit'][:12]}" if machine["commit"] else ""),
+        "backend": html.escape(figures["backend"]),
+        "date": html.escape(figures["date"]),
+        "phase_rows": _rows((name, f"{seconds:.0f} s") for name, seconds in figures["seconds"].items()),
+    }
+
+
+def _summary(figures: dict[str, Any]) -> str:
+    quality, training = figures["quality"], figures["training"]
+    closer = quality["removed"]["teacher_mse"] / quality["student"]["teacher_mse"]
+    return (
+        f"After {training['seconds'] / 60:.1f} minutes of training on this machine, convolutions stand in for all "
+        f"{len(figures['conversion']['layers'])} self-attentions of the model, and what it predicts is "
+        f"{closer:.0f} times closer to the original than with self-attention simply left out."
+    )
+
+
+def _tiles(figures: dict[str, Any]) -> str:
+    largest = max(figures["timing"], key=lambda time: time["size"])
+    minutes, cores = figures["training"]["seconds"] / 60, figures["machine"]["cpu"]["usable_cores"]
+    won_back, speedup, pixels = (
+        _won_back(figures["quality"]),
+        largest["speedup"],
+        f"{largest['size']}×{largest['size']}",
+    )
+    tiles = (
+        (f"{100 * won_back:.0f} %", "of the noise error that appears when attention is removed is won back"),
+        (f"{minutes:.1f} min", f"of training on {cores} CPU cores"),
+        (f"{speedup:.1f}×", f"the teacher's speed in a denoising step at {pixels} pixels"),
+    )
+    return "\n".join(f'<div class="tile"><b>{value}</b><span>{label}</span></div>' for value, label in tiles)
+
+
+def _won_back(quality: dict[str, dict[str, float]]) -> float:
+    """Share of the gap in noise error between "attention removed" and the teacher that the student closes."""
+    removed, student, teacher = (quality[key]["noise_mse"] for key in ("removed", "student", "teacher"))
+    return (removed - student) / (removed - teacher)
+
+
+def _quality_rows(quality: dict[str, dict[str, float]]) -> str:
+    columns = ("noise_mse", "teacher_mse", "pixel_difference", "fd_real", "fd_teacher")
+    rows = []
+    for variant in VARIANTS:
+        cells = "".join(f"<td>{_figure(quality[variant.key][column])}</td>" for column in columns)
+        swatch = f'<span class="swatch" style="background:{variant.colour}"></span>'
+        rows.append(f'<tr><th scope="row">{swatch}{variant.title}<small>{variant.note}</small></th>{cells}</tr>')
+    return "\n".join(rows)
+
+
+def _recipe_rows(config: dict[str, Any]) -> str:
+    rows = []
+    for name in RECIPE:
+        ours, paper = config[name], getattr(PAPER, name)
+        changed = ' class="changed"' if ours != paper else ""
+        rows.append(f"<tr{changed}><th scope='row'><code>{name}</code></th><td>{ours}</td><td>{paper}</td></tr>")
+    return "\n".join(rows)
+
+
+def _rows(rows: Iterable[Sequence[Any]]) -> str:
+    lines = []
+    for first, *rest in rows:
+        cells = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in rest)
+        lines.append(f'<tr><th scope="row">{html.escape(str(first))}</th>{cells}</tr>')
+    return "\n".join(lines)
+
+
+def _figure(value: float) -> str:
+    if value < 1e-9:  # a variant against itself, up to rounding in the square root of a covariance
+        return "0"
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def _picture(folder: Path, name: str, description: str) -> str:
+    """An image for light pages and its twin for dark ones, both inline."""
+    light, dark = (_data_url(folder / f"{name}{suffix}.png") for suffix in ("", "-dark"))
+    return (
+        f'<picture><source srcset="{dark}" media="(prefers-color-scheme: dark)">'
+        f'<img src="{light}" alt="{html.escape(description)}"></picture>'
+    )
+
+
+def _data_url(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")

@@ -1,0 +1,41 @@
+"""What the demo does, in numbers: prompts, budget, hyper-parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..distillation import DistillConfig
+from ..embedded.teacher import DEMO_PROMPTS, GUIDANCE_SCALE, STEPS
+
+TRAINING = DistillConfig(
+    train_batch_size=32,
+    lr_warmup_steps=50,
+    use_ema=True,
+    ema_decay=0.99,
+    checkpointing_steps=1_000_000,
+)
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """Everything that a run of the demo depends on.
+
+    minutes: wall-clock limit of the distillation alone.
+    kernel_size: of the blocks, as DeltaConvFusion.convert takes it; "auto" is the embedded teacher's preset.
+    prompts: captions of the picture's columns; column i starts from noise with seed `seed + i`.
+    distance_samples: images of each variant, and emoji, that the Fréchet distances are computed on.
+    held_batches: batches of HELD_BATCH examples, with noise that training never drew, for the prediction errors.
+    timing_sizes: pixel sizes, square, of the timed denoising steps; timing_repeats: steps timed at each.
+    """
+
+    minutes: float = 4.0
+    kernel_size: int | str = "auto"
+    prompts: tuple[str, ...] = DEMO_PROMPTS[:8]
+    seed: int = 0
+    num_inference_steps: int = STEPS
+    guidance_scale: float = GUIDANCE_SCALE
+    distance_samples: int = 256
+    held_batches: int = 8
+    timing_sizes: tuple[int, ...] = (32, 128)
+    timing_repeats: int = 15
+    training: DistillConfig = field(default=TRAINING)

@@ -1,0 +1,67 @@
+"""Wall-clock time of one denoising step, teacher against student."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from diffusers import DiffusionPipeline
+
+from ..conversion import DeltaConvFusion
+from .settings import DemoSettings
+from .variants import STUDENT, TEACHER
+
+WARM_UP = 2
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """size: pixels a side; tokens: in the largest self-attention; milliseconds: medians of interleaved runs."""
+
+    size: int
+    tokens: int
+    teacher_ms: float
+    student_ms: float
+
+    @property
+    def speedup(self) -> float:
+        return self.teacher_ms / self.student_ms
+
+
+@torch.no_grad()
+def time_steps(pipe: DiffusionPipeline, fusion: DeltaConvFusion, settings: DemoSettings) -> list[StepTime]:
+    """One image with classifier-free guidance (a batch of two), at each of the settings' sizes."""
+    return [_time_size(pipe, fusion, size, settings.timing_repeats) for size in settings.timing_sizes]
+
+
+def _time_size(pipe: DiffusionPipeline, fusion: DeltaConvFusion, size: int, repeats: int) -> StepTime:
+    step = _denoising_step(pipe, size)
+    with fusion.record_features() as features:
+        step()
+    times: dict[str, list[float]] = {TEACHER.key: [], STUDENT.key: []}
+    for repeat in range(WARM_UP + repeats):
+        for variant in (TEACHER, STUDENT):
+            with variant.running(fusion):
+                started = time.perf_counter()
+                step()
+                elapsed = time.perf_counter() - started
+            if repeat >= WARM_UP:
+                times[variant.key].append(1000 * elapsed)
+    return StepTime(
+        size=size,
+        tokens=max(hidden.shape[1] for hidden in features.values()),
+        teacher_ms=statistics.median(times[TEACHER.key]),
+        student_ms=statistics.median(times[STUDENT.key]),
+    )
+
+
+def _denoising_step(pipe: DiffusionPipeline, size: int) -> Callable[[], torch.Tensor]:
+    unet = pipe.unet
+    side = size // pipe.vae_scale_factor
+    latents = torch.randn(2, unet.config.in_channels, side, side, generator=torch.Generator().manual_seed(0))
+    prompt, empty = pipe.encode_prompt("", pipe.device, 1, do_classifier_free_guidance=True)
+    embeddings = torch.cat([empty, prompt])
+    return lambda: unet(latents, 500, encoder_hidden_states=embeddings, return_dict=False)[0]

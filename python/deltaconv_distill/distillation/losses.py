@@ -1,0 +1,75 @@
+"""The three losses of the paper's distillation (arXiv 2504.21292, section on training)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weight of each term in the sum that is minimised; the paper's values."""
+
+    noise: float = 1.0
+    kd: float = 1.0
+    feat: float = 0.001
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """The unweighted terms, scalar float32 tensors.
+
+    noise: MSE(student prediction, target of the scheduler's prediction type)
+    kd:    MSE(student prediction, teacher prediction)
+    feat:  sum over blocks of MSE(hidden state after the self-attention residual add, teacher's hidden state there)
+    """
+
+    noise: torch.Tensor
+    kd: torch.Tensor
+    feat: torch.Tensor
+
+    def total(self, weights: LossWeights) -> torch.Tensor:
+        return weights.noise * self.noise + weights.kd * self.kd + weights.feat * self.feat
+
+    def as_floats(self) -> dict[str, float]:
+        return {"noise": self.noise.item(), "kd": self.kd.item(), "feat": self.feat.item()}
+
+
+def distillation_losses(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    target: torch.Tensor,
+    student_features: Mapping[str, torch.Tensor],
+    teacher_features: Mapping[str, torch.Tensor],
+) -> LossTerms:
+    """Compare the student's denoiser pass with the teacher's pass on the same input.
+
+    Args:
+        student, teacher, target: [B, C, H, W] predictions and what the scheduler asks for, any float dtype.
+        student_features, teacher_features: layer name -> [B, L, C] hidden state after the self-attention residual add.
+
+    Raises:
+        ValueError: the two passes recorded different layers.
+    """
+    return LossTerms(
+        noise=_mse(student, target),
+        kd=_mse(student, teacher),
+        feat=feature_loss(student_features, teacher_features),
+    )
+
+
+def feature_loss(student: Mapping[str, torch.Tensor], teacher: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Sum over layers of the mean squared difference of hidden states; the teacher's carry no gradient."""
+    if student.keys() != teacher.keys() or not student:
+        raise ValueError(
+            "student_features and teacher_features: expected the same layers, at least one, "
+            f"got {sorted(student)} and {sorted(teacher)}"
+        )
+    return torch.stack([_mse(hidden, teacher[name]) for name, hidden in student.items()]).sum()
+
+
+def _mse(student: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    return F.mse_loss(student.float(), reference.detach().float())

@@ -1,0 +1,157 @@
+"""The demo in miniature: seconds instead of minutes, a teacher with random weights, every artefact."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from deltaconv_distill import DeltaConvFusion
+from deltaconv_distill.cli.demo import summarise
+from deltaconv_distill.demo import DemoSettings, run_demo
+from deltaconv_distill.demo.evaluate import spread
+from deltaconv_distill.demo.variants import VARIANTS
+from distilling import CAPTIONS, RandomImages
+from PIL import Image
+from tiny_pipelines import tiny_sd
+
+SETTINGS = DemoSettings(
+    minutes=0.03,
+    kernel_size=3,
+    prompts=("red cat", "sun"),
+    num_inference_steps=2,
+    distance_samples=4,
+    held_batches=1,
+    timing_sizes=(16, 32),
+    timing_repeats=2,
+)
+PICTURES = ("grid", "losses", "times")
+
+
+class PicturedImages(RandomImages):
+    """RandomImages that also offers all of its pixels, as the embedded emoji do."""
+
+    @property
+    def pixels(self) -> np.ndarray:
+        return np.stack([self.image(index).permute(1, 2, 0).numpy() for index in range(len(self))])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("demo") / "report"
+    run_demo(path, SETTINGS, tiny_sd(), PicturedImages())
+    return path
+
+
+@pytest.fixture(scope="module")
+def figures(folder) -> dict:
+    return json.loads((folder / "figures.json").read_text())
+
+
+def test_every_artefact_is_there_and_nothing_else(folder):
+    pictures = [f"{name}{suffix}.png" for name in PICTURES for suffix in ("", "-dark")]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [*pictures, "figures.json", "report.html", "fusion"]
+    )
+    assert [path.name for path in folder.parent.iterdir()] == ["report"]
+    for name in pictures:
+        with Image.open(folder / name) as image:
+            assert min(image.size) > 200
+
+
+def test_figures_are_whole_and_plausible(figures):
+    assert list(figures["quality"]) == [variant.key for variant in VARIANTS]
+    assert {"torch", "python"} <= figures["machine"]["versions"].keys()
+    quality = figures["quality"]
+    assert quality["teacher"]["teacher_mse"] == quality["teacher"]["pixel_difference"] == 0
+    assert quality["teacher"]["fd_teacher"] == pytest.approx(0, abs=1e-6)
+    for key in ("removed", "pool", "student"):
+        assert quality[key]["teacher_mse"] > 0
+        assert quality[key]["fd_teacher"] > 0
+    assert [time["size"] for time in figures["timing"]] == [16, 32]
+    for time in figures["timing"]:
+        assert time["tokens"] == (time["size"] // 2) ** 2
+        assert time["speedup"] == pytest.approx(time["teacher_ms"] / time["student_ms"])
+    assert figures["training"]["steps"] >= 1
+    assert figures["conversion"]["parameters_trained"] < figures["conversion"]["parameters_teacher"]
+    assert figures["settings"]["distance_samples"] == 4
+
+
+def test_the_fusion_is_the_student_that_was_measured(folder, figures):
+    fusion = DeltaConvFusion.from_pretrained(folder / "fusion").attach(tiny_sd())
+    assert list(fusion.blocks) == [layer["name"] for layer in figures["conversion"]["layers"]]
+
+
+def test_the_report_needs_nothing_from_outside(folder):
+    report = _Report()
+    report.feed((folder / "report.html").read_text())
+    assert report.pictures == 2 * len(PICTURES)  # light and dark
+    assert report.unclosed == []
+    assert report.outside == ["https://arxiv.org/abs/2504.21292"]
+
+
+def test_the_report_tells_the_figures(folder, figures):
+    text = re.sub(r"data:image[^\"]*", "", (folder / "report.html").read_text())
+    assert "$" not in text  # no placeholder left
+    assert f"{figures['training']['steps']:,} training steps" in text
+    assert f"{figures['quality']['student']['noise_mse']:.3g}" in text
+    for layer in figures["conversion"]["layers"]:
+        assert layer["name"] in text
+
+
+def test_the_summary_for_a_terminal(figures):
+    text = summarise(figures)
+    assert all(f"\n{variant.key} " in text for variant in VARIANTS)
+    assert "32x32 pixels" in text
+
+
+def test_a_second_run_replaces_the_first(folder):
+    before = (folder / "figures.json").stat().st_ino
+    run_demo(folder, SETTINGS, tiny_sd(), PicturedImages())
+    assert (folder / "figures.json").stat().st_ino != before
+    assert [path.name for path in folder.parent.iterdir()] == ["report"]
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(FileExistsError, match=r"output: expected a new folder or an earlier demo's, got .*"):
+        run_demo(tmp_path, SETTINGS)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_an_error_leaves_no_half_report(tmp_path, monkeypatch):
+    monkeypatch.setattr("deltaconv_distill.demo.run.write_report", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_demo(tmp_path / "report", SETTINGS, tiny_sd(), PicturedImages())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_spread():
+    assert spread(10, 5) == [0, 2, 4, 6, 8]
+    assert spread(len(CAPTIONS), 100) == [0, 1, 2, 3, 4]
+
+
+class _Report(HTMLParser):
+    """Counts inline pictures, notes references to elsewhere and tags that are never closed."""
+
+    VOID = frozenset({"meta", "img", "source", "path", "rect"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pictures, self.outside, self.unclosed = 0, [], []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.VOID:
+            self.unclosed.append(tag)
+        for name, value in attrs:
+            if name in ("src", "srcset", "href"):
+                if value.startswith("data:image/png;base64,"):
+                    self.pictures += 1
+                else:
+                    self.outside.append(value)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.unclosed.pop() == tag

@@ -1,0 +1,156 @@
+"""Examples: what folders are read, what is wrong with others, and the stream's order, noise and caption dropout."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from deltaconv_distill.distillation import (
+    CachedExamples,
+    DataError,
+    EmojiImages,
+    EncodedOnTheFly,
+    ExampleStream,
+    ImageFolder,
+    PipelineEncoder,
+)
+from deltaconv_distill.embedded import load_emoji
+from distilling import CAPTIONS, RandomImages
+from PIL import Image
+from tiny_pipelines import tiny_pixart, tiny_sd
+
+
+@pytest.fixture(scope="module")
+def examples() -> CachedExamples:
+    return CachedExamples(RandomImages(), PipelineEncoder(tiny_sd()))
+
+
+def make_stream(examples, batch_size=2, seed=0, empty=0.0) -> ExampleStream:
+    return ExampleStream(examples, seed, batch_size, num_timesteps=1000, proportion_empty_prompts=empty)
+
+
+def test_every_epoch_shows_each_example_once_in_another_order(examples):
+    stream = make_stream(examples)
+    epochs = [[stream.index(5 * epoch + offset) for offset in range(5)] for epoch in range(6)]
+    assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_an_example_depends_on_seed_and_position_alone(examples):
+    small, large = make_stream(examples, batch_size=2), make_stream(examples, batch_size=4)
+    parts = [small.batch(6), small.batch(8)]
+    whole = large.batch(6)  # straddles two epochs
+    for name in ("latents", "noise", "timesteps"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+    embeddings = torch.cat([part.conditioning["encoder_hidden_states"] for part in parts])
+    assert torch.equal(embeddings, whole.conditioning["encoder_hidden_states"])
+    assert not torch.equal(make_stream(examples, 4, seed=1).batch(6).noise, whole.noise)
+
+
+def test_draws_are_what_they_should_be(examples):
+    batch = make_stream(examples, batch_size=400).batch(0)
+    assert batch.noise.mean().abs() < 0.02
+    assert batch.noise.std() == pytest.approx(1, abs=0.02)
+    assert 0 <= batch.timesteps.min() < 20
+    assert 980 < batch.timesteps.max() < 1000
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_captions_are_dropped_at_their_share(examples, share):
+    empty = examples.conditioning([""])["encoder_hidden_states"][0]
+    embeddings = make_stream(examples, batch_size=400, empty=share).batch(0).conditioning["encoder_hidden_states"]
+    dropped = (embeddings == empty).all(dim=(1, 2)).float().mean().item()
+    assert dropped == pytest.approx(share, abs=0.07 if 0 < share < 1 else 0)
+
+
+def test_cached_examples_equal_those_encoded_on_the_fly(examples):
+    fresh = EncodedOnTheFly(RandomImages(), PipelineEncoder(tiny_sd()))
+    torch.testing.assert_close(examples.moments([3, 0]).mean, fresh.moments([3, 0]).mean)
+    torch.testing.assert_close(examples.moments([3, 0]).std, fresh.moments([3, 0]).std)
+    captions = [CAPTIONS[2], "", CAPTIONS[0]]
+    torch.testing.assert_close(examples.conditioning(captions), fresh.conditioning(captions))
+
+
+def test_latents_are_scaled_as_the_pipeline_expects():
+    pipe = tiny_sd()
+    encoder = PipelineEncoder(pipe)
+    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        expected = pipe.vae.encode(image).latent_dist.mode() * pipe.vae.config.scaling_factor
+    torch.testing.assert_close(encoder.moments(image).mean, expected)
+
+
+def test_another_family_of_pipelines_is_an_error():
+    with pytest.raises(TypeError, match="pipe: expected a StableDiffusionPipeline, got PixArtSigmaPipeline"):
+        PipelineEncoder(tiny_pixart())
+
+
+def test_the_embedded_emoji():
+    emoji = EmojiImages()
+    assert len(emoji) == len(emoji.captions) == len(load_emoji(pictorial_only=True))
+    assert emoji.image(0).shape == (3, 32, 32)
+    assert emoji.image(0).dtype == torch.uint8
+
+
+@pytest.mark.parametrize("metadata", ["jsonl", "csv", "txt"])
+def test_a_folder_of_captioned_images(tmp_path, metadata):
+    _write_folder(tmp_path, metadata)
+    folder = ImageFolder(tmp_path, resolution=8)
+    assert Counter(folder.captions) == Counter(["wide, red", "tall blue"])
+    wide, tall = (folder.image(list(folder.captions).index(caption)) for caption in ("wide, red", "tall blue"))
+    assert wide.shape == tall.shape == (3, 8, 8)
+    assert wide.float().mean((1, 2)).tolist() == pytest.approx([255, 0, 0], abs=1)
+    assert tall.float().mean((1, 2)).tolist() == pytest.approx([0, 0, 255], abs=1)
+
+
+def test_the_crop_is_the_centre(tmp_path):
+    pixels = np.zeros((8, 24, 3), np.uint8)
+    pixels[:, 8:16] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("white in the middle")
+    assert (ImageFolder(tmp_path, resolution=8).image(0) == 255).all()
+
+
+def test_what_is_wrong_with_a_folder_is_said(tmp_path):
+    with pytest.raises(DataError, match=r"expected a folder of images, got '.*nowhere'"):
+        ImageFolder(tmp_path / "nowhere", 8)
+    with pytest.raises(DataError, match="no images"):
+        ImageFolder(tmp_path, 8)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a.png: no caption; expected metadata.jsonl, metadata.csv or a.txt"):
+        ImageFolder(tmp_path, 8)
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "caption": "x"}))
+    with pytest.raises(
+        DataError, match=r"entry 1: expected a text column 'text', got columns \['caption', 'file_name'\]"
+    ):
+        ImageFolder(tmp_path, 8)
+    assert ImageFolder(tmp_path, 8, caption_column="caption").captions == ["x"]
+    (tmp_path / "metadata.jsonl").write_text("{")
+    with pytest.raises(DataError, match=r"metadata.jsonl: not readable as jsonl"):
+        ImageFolder(tmp_path, 8)
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "b.png", "text": "x"}))
+    with pytest.raises(DataError, match=r"b.png does not exist"):
+        ImageFolder(tmp_path, 8)
+
+
+def test_a_broken_image_is_named(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    (tmp_path / "broken.txt").write_text("x")
+    with pytest.raises(DataError, match=r"broken.png: not a readable image"):
+        ImageFolder(tmp_path, 8).image(0)
+
+
+def _write_folder(folder, metadata: str) -> None:
+    rows = {"wide.png": "wide, red", "tall.png": "tall blue"}
+    Image.new("RGB", (20, 10), (255, 0, 0)).save(folder / "wide.png")
+    Image.new("RGB", (10, 30), (0, 0, 255)).save(folder / "tall.png")
+    if metadata == "jsonl":
+        lines = [json.dumps({"file_name": name, "text": text}) for name, text in rows.items()]
+        (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n\n")
+    elif metadata == "csv":
+        lines = ["file_name,text", *(f'{name},"{text}"' for name, text in rows.items())]
+        (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+    else:
+        for name, text in rows.items():
+            (folder / name).with_suffix(".txt").write_text(text)

@@ -1,0 +1,73 @@
+"""The triton backend without a GPU: right in the interpreter, and clean machine code for GPUs that are not here."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import deltaconv_kernels as dk
+from deltaconv_kernels.testing import NAMED_SHAPES, Shape
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from compile_triton import compile_launch, launches_of, resources
+
+
+def test_under_the_interpreter():
+    file = Path(__file__).with_name("triton_interpreted.py")
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks why it cannot run where no GPU is")
+def test_why_it_cannot_run_without_a_gpu():
+    assert "no CUDA or ROCm device" in dk.backends()["triton"].reason
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "architecture"),
+    [
+        ("sd15-8-k3", torch.float16, 80),
+        ("sd15-64-k7", torch.float32, 90),
+        ("sd15-16-k5", torch.bfloat16, 100),
+    ],
+)
+def test_machine_code(name, dtype, architecture):
+    """No spills, nothing staged through shared memory but the sums across lanes, and no TF32."""
+    for launched in launches_of(NAMED_SHAPES[name], dtype, architecture):
+        used = resources(compile_launch(launched, architecture))
+        assert used.spilled_bytes == 0, launched.name
+        assert used.registers < 255, launched.name
+        assert used.tensor_core_instructions == 0, launched.name
+        if launched.name != "backward_weight":
+            assert used.shared_bytes == 0, launched.name
+
+
+def test_loads_grow_with_k_not_with_its_square():
+    """A kernel that reads x again for every tap holds, or runs, K * K loads of it for each output."""
+    loads = {}
+    for kernel_size in (3, 9):
+        shape = Shape(1, 16, 16, 32, kernel_size, (1,))
+        forward = launches_of(shape, torch.float32, 90)[0]
+        tile = forward.arguments
+        used = resources(compile_launch(forward, 90))
+        loads[kernel_size] = used.loads
+        columns, taps = tile["RW"] + kernel_size - 1, tile["RH"] * kernel_size
+        assert used.loads <= 2 * (columns + taps + 1) + tile["RH"] * tile["RW"]  # of u and v, bias, residual
+    assert loads[9] < 3 * loads[3]
+
+
+def test_the_batch_compiles_nothing_anew():
+    one, three = (launches_of(Shape(batch, 16, 16, 32, 3), torch.float16, 90) for batch in (2, 3))
+    for first, second in zip(one, three, strict=True):
+        constants = [p.name for p in first.kernel.params if p.is_constexpr]
+        assert [first.arguments[name] for name in constants] == [second.arguments[name] for name in constants]
+        assert first.options == second.options

@@ -1,0 +1,111 @@
+"""The triton backend on a GPU: the operator's grid, tracing, graphs, and tensors beyond 32 bits."""
+
+import pytest
+import torch
+
+import deltaconv_kernels as dk
+from deltaconv_kernels import reference
+from deltaconv_kernels.testing import (
+    NAMED_SHAPES,
+    Shape,
+    assert_matches_oracle,
+    make_case,
+    poisoned_outputs,
+    relative_error,
+    run_with_gradients,
+)
+
+_STATUS = dk.backends()["triton"]
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason=f"triton cannot run: {_STATUS.reason}"),
+    pytest.mark.skipif(not _STATUS.available, reason=f"triton cannot run: {_STATUS.reason}"),
+]
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+SIZES = [
+    Shape(1, 1, 1, 2, 1, (1,)),
+    Shape(1, 2, 2, 4, 17, (1, 2)),
+    Shape(2, 8, 8, 32, 3),
+    Shape(1, 5, 13, 34, 5, (1, 2, 3)),
+    Shape(2, 13, 5, 18, 7, (2, 4)),
+    Shape(1, 67, 180, 4, 3, (1, 2, 3)),
+    Shape(1, 33, 29, 8, 31, (1, 4)),
+    Shape(2, 64, 64, 160, 11),
+]
+
+
+@pytest.fixture(autouse=True)
+def triton_in_use():
+    with dk.use_backend("triton"), poisoned_outputs():
+        yield
+
+
+def cuda_case(shape, dtype=torch.float32, **options):
+    return make_case(shape, dtype, "cuda", **options)
+
+
+@pytest.mark.parametrize("gate", reference.GATES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SIZES, ids=str)
+def test_matches_the_float64_reference(shape, dtype, gate):
+    assert_matches_oracle(cuda_case(shape, dtype, gate=gate, residual=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", [name for name in NAMED_SHAPES if not name.startswith("hires")])
+def test_named_shapes(name, dtype):
+    assert_matches_oracle(cuda_case(NAMED_SHAPES[name], dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_opcheck(dtype):
+    case = cuda_case(Shape(1, 6, 8, 8, 3), dtype, residual=True)
+    leaves = [t.requires_grad_() for t in (case.x, case.weight, case.bias, case.residual)]
+    torch.library.opcheck(
+        torch.ops.deltaconv.pyramid.default, (*leaves[:3], case.factors, case.gate, case.gate_scale, leaves[3])
+    )
+
+
+def test_compiles_without_graph_breaks():
+    case = cuda_case(Shape(2, 16, 16, 32, 5))
+    compiled = torch.compile(dk.pyramid, fullgraph=True)
+    expected = run_with_gradients(dk.pyramid, case)
+    for name, result in run_with_gradients(compiled, case).items():
+        assert torch.equal(result, expected[name]), name
+
+
+def test_autocast():
+    case = cuda_case(Shape(1, 8, 8, 16, 3))
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        assert dk.pyramid(*case.arguments).dtype == torch.bfloat16
+
+
+def test_cuda_graph():
+    case = cuda_case(NAMED_SHAPES["sd15-32-k9"], torch.float16)
+    expected = dk.pyramid(*case.arguments)  # compiles before the capture
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = dk.pyramid(*case.arguments)
+    y.zero_()
+    graph.replay()
+    assert torch.equal(y, expected)
+
+
+def test_repeats_its_bits():
+    case = cuda_case(NAMED_SHAPES["sdxl-32-k7"], torch.bfloat16)
+    first = run_with_gradients(dk.pyramid, case)
+    for _ in range(5):
+        again = run_with_gradients(dk.pyramid, case)
+        assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_more_than_2_to_the_31_elements():
+    """The last rows of an image beyond 32-bit offsets, against the same rows alone."""
+    batch, height, width, channels, kernel_size = 9, 4096, 1024, 64, 3
+    assert batch * height * width * channels > 2**31
+    x = torch.zeros(batch, height, width, channels, dtype=torch.float16, device="cuda")
+    case = cuda_case(Shape(1, 64, width, channels, kernel_size, (1, 2)), torch.float16)
+    x[-1, -64:] = case.x[0]
+    y = dk.pyramid(x, *case.arguments[1:])
+    alone = reference.pyramid_forward(*case.arguments)
+    assert relative_error(y[-1:, -32:], alone[:, -32:]) <= 2e-3

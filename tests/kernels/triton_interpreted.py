@@ -1,0 +1,158 @@
+"""The triton backend in Triton's interpreter, against the float64 reference. test_triton.py runs this file in a process
+of its own: Triton decides on its interpreter when it is imported, and the other tests import it compiled.
+"""
+
+import math
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+
+import deltaconv_kernels as dk
+from deltaconv_kernels.backends import choose_backend
+from deltaconv_kernels.testing import (
+    Shape,
+    assert_matches_oracle,
+    make_case,
+    oracle,
+    poisoned_outputs,
+    relative_error,
+    run_with_gradients,
+)
+from deltaconv_kernels.triton import grid, launch
+from deltaconv_kernels.triton.configurations import Key, configuration
+
+pytestmark = pytest.mark.skipif(not dk.triton.interpreted(), reason="needs TRITON_INTERPRET=1, see test_triton.py")
+
+SINGLE, HALF, BRAIN = torch.float32, torch.float16, torch.bfloat16
+
+
+@pytest.fixture(autouse=True)
+def triton_in_use():
+    with dk.use_backend("triton"), poisoned_outputs():
+        yield
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "options"),
+    [
+        (Shape(1, 1, 1, 2, 1, (1,)), SINGLE, {}),
+        (Shape(2, 8, 9, 6, 3, (1,)), SINGLE, {"residual": True}),
+        (Shape(2, 5, 4, 34, 3, (1,)), BRAIN, {"gate": "sigmoid"}),  # C/2 = 17: a channel beyond one block
+        (Shape(1, 3, 4, 4, 13, (1,)), HALF, {"residual": True}),  # H and W far below K
+        (Shape(1, 4, 3, 4, 7, (1,)), BRAIN, {"bias": False}),
+        (Shape(3, 16, 24, 4, 1, (1,)), HALF, {"gate": "sigmoid", "bias": False}),  # several tiles
+        (Shape(2, 8, 8, 6, 3), BRAIN, {"gate": "sigmoid", "residual": True}),
+        (Shape(1, 2, 2, 4, 5), SINGLE, {}),  # the reduced stage is one pixel
+        (Shape(1, 5, 6, 4, 3), HALF, {"residual": True}),  # factor 2 divides W alone
+        (Shape(1, 6, 9, 4, 1, (3, 1)), SINGLE, {"gate": "sigmoid"}),
+        (Shape(1, 5, 4, 4, 1, (3,)), BRAIN, {"residual": True}),
+        (Shape(1, 8, 4, 4, 3, (4,)), SINGLE, {"gate": "sigmoid", "bias": False}),
+        (Shape(1, 5, 7, 4, 1, (1, 2, 4)), SINGLE, {"residual": True}),
+        (Shape(1, 67, 2, 2, 1, (2,)), SINGLE, {}),  # where float16 pool windows go wrong, 67 → 33 …
+        (Shape(1, 2, 384, 2, 1, (2,)), SINGLE, {}),  # … and infinite
+    ],
+    ids=str,
+)
+def test_matches_the_float64_reference(shape, dtype, options):
+    assert_matches_oracle(make_case(shape, dtype, **options))
+
+
+def test_repeats_its_bits():
+    case = make_case(Shape(1, 20, 60, 4, 1, (1, 2)))
+    assert launch.partitions(1, 20, 60) > 1
+    first, again = (run_with_gradients(dk.pyramid, case) for _ in range(2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_expanded_gradient():
+    case = make_case(Shape(1, 3, 4, 4, 3, (1,)))
+    leaves = [t.detach().requires_grad_() for t in (case.x, case.weight, case.bias)]
+    dk.pyramid(*leaves, case.factors, case.gate, case.gate_scale).sum().backward()  # grad is one element, expanded
+    case.grad.fill_(1)
+    expected = oracle(case)
+    for name, leaf in zip(("x", "weight", "bias"), leaves, strict=True):
+        assert relative_error(leaf.grad, expected[f"grad_{name}"]) <= 1e-5, name
+
+
+def test_strided_inputs():
+    case = make_case(Shape(1, 3, 4, 4, 3, (1,)))
+    x = torch.stack([case.x, case.x + 1], dim=-1)[..., 0]
+    planes = case.x.permute(0, 3, 1, 2).contiguous()
+    expected = oracle(case)["y"]
+    for strided in (x, planes.permute(0, 2, 3, 1)):
+        assert not strided.is_contiguous()
+        assert relative_error(dk.pyramid(strided, *case.arguments[1:]), expected) <= 1e-5
+
+
+@pytest.mark.parametrize("wanted", ["x", "weight", "bias", "residual"])
+def test_one_gradient_alone(wanted):
+    case = make_case(Shape(1, 3, 4, 4, 1, (1,)), residual=True)
+    tensors = {"x": case.x, "weight": case.weight, "bias": case.bias, "residual": case.residual}
+    leaf = tensors[wanted] = tensors[wanted].detach().requires_grad_()
+    y = dk.pyramid(*list(tensors.values())[:3], case.factors, case.gate, case.gate_scale, tensors["residual"])
+    (grad,) = torch.autograd.grad(y, leaf, case.grad)
+    assert relative_error(grad, oracle(case)[f"grad_{wanted}"]) <= 1e-5
+
+
+def test_empty_batch():
+    case = make_case(Shape(0, 6, 5, 8, 3), residual=True)
+    results = run_with_gradients(dk.pyramid, case)
+    assert results["y"].shape == (0, 6, 5, 8)
+    assert results["grad_x"].shape == case.x.shape
+    assert torch.equal(results["grad_weight"], torch.zeros_like(case.weight))
+    assert torch.equal(results["grad_bias"], torch.zeros_like(case.bias))
+
+
+def test_float64_is_refused():
+    case = make_case(Shape(1, 3, 4, 4, 1, (1,)), torch.float64)
+    with pytest.raises(RuntimeError, match="'triton' was requested but cannot run: it computes in"):
+        dk.pyramid(*case.arguments)
+
+
+def test_auto_does_not_take_the_interpreter():
+    with dk.use_backend("auto"):
+        assert choose_backend(torch.zeros(1)).name == "cpu"
+
+
+def test_a_configuration_knows_no_batch():
+    assert "batch" not in Key.__dataclass_fields__
+    key = Key(160, 64, 64, 7, torch.float32, "sm90")
+    assert configuration(key) is configuration(key)
+
+
+@triton.jit
+def positions_kernel(p_out, p_fraction, start, row, size, FACTOR: tl.constexpr, N: tl.constexpr):
+    n = size // FACTOR
+    i = start + tl.arange(0, N)
+    o_i = tl.arange(0, N)
+    tl.store(p_out + o_i, grid.pool_start(i, size, n, FACTOR, False))
+    tl.store(p_out + N + o_i, grid.pool_end(i, size, n, FACTOR, False))
+    tl.store(p_out + 2 * N + o_i, grid.cell_start(i - 1, size, n, FACTOR, False))
+    rows = row + tl.arange(0, N)
+    tl.store(p_out + 3 * N + o_i, grid.last_window(rows, size, n, FACTOR, False))
+    tl.store(p_fraction + o_i, grid.cell_fraction(rows, i - 1, size, n))
+    tl.store(p_out + 4 * N + o_i, tl.zeros([N], tl.int32) + grid.longest_window(size, n, FACTOR, False))
+
+
+@pytest.mark.parametrize("factor", [2, 3, 5])
+@pytest.mark.parametrize("size", [8, 67, 384, 46349, 2**29 + 3])
+def test_positions_are_exact_integers(size, factor):
+    """Against Python's integers, at the last windows of images whose products leave float16 and 32 bits behind."""
+    count, n = 4, size // factor
+    start = max(n - count, 0)
+    cells = [min(max(-((n - (2 * m + 1) * size) // (2 * n)), 0), size) for m in range(start - 1, start - 1 + count)]
+    row = cells[0]
+    out, fraction = torch.empty(5 * count, dtype=torch.int32), torch.empty(count)
+    positions_kernel[(1,)](out, fraction, start, row, size, FACTOR=factor, N=count)
+    starts, ends, cell_starts, last, longest = out.view(5, count).tolist()
+    for j in range(min(count, n)):
+        i = start + j
+        assert starts[j] == i * size // n
+        assert ends[j] == -(-(i + 1) * size // n)
+        assert ends[j] - starts[j] <= longest[j]
+        assert last[j] == max(k for k in range(max(start - 2, 0), n) if k * size // n <= row + j) or row + j >= size
+    assert cell_starts == cells
+    exact = ((2 * row + 1) * n - (2 * (start - 1) + 1) * size) / (2 * size)
+    assert math.isclose(fraction[0].item(), exact, rel_tol=1e-6)
