@@ -28,12 +28,14 @@ def main() -> None:
             panel.plot(SIZES, [getattr(flops, field) / 1e12 for flops in totals], "o-", label=label, color=color)
         for size, flops in ((SIZES[1], totals[1]), (SIZES[-1], totals[-1])):
             ratio = flops.ratio("attention", "block")
-            third = (flops.attention * flops.block**2) ** (1 / 3) / 1e12  # below LinFusion's curve
             panel.annotate(
                 "", (size, flops.block / 1e12), (size, flops.attention / 1e12), arrowprops={"arrowstyle": "->"}
             )
-            beside, align = (size * 1.08, "left") if size == SIZES[1] else (size / 1.08, "right")
-            panel.text(beside, third if size == SIZES[-1] else third / 1.5, f"{ratio:,.0f}×", ha=align, va="center")
+            first = size == SIZES[1]
+            partner = flops.linfusion if first else flops.attention
+            height = (partner * flops.block) ** 0.5 / 1e12  # where no curve passes
+            beside, align = (size * 1.08, "left") if first else (size / 1.08, "right")
+            panel.text(beside, height, f"{ratio:,.0f}×", ha=align, va="center")
         panel.set_xscale("log", base=2)
         panel.set_yscale("log")
         panel.set_xticks(SIZES, [f"{size}²" for size in SIZES], rotation=45)

@@ -222,6 +222,11 @@ DAMAGES: dict[str, tuple[Callable[[Weights], Weights], str]] = {
         r"gates.0.conv_spatial.weight: expected \[K, K, channels\] with K odd, 1 to 31, got shape \[4, 4, 16\]",
     ),
     "not-square": (with_("conv1.gates.0.conv_spatial.weight", torch.zeros(5, 3, 16)), r"got shape \[5, 3, 16\]"),
+    "flat": (with_("conv1.gates.0.conv_spatial.weight", torch.zeros(25, 16)), r"got shape \[25, 16\]"),
+    "quantised": (
+        with_("conv1.conv_out.weight", torch.zeros(32, 16, dtype=torch.int8)),
+        rf"{MID}conv1.conv_out.weight: expected floating-point numbers, got torch.int8",
+    ),
     "everything": (lambda weights: {"conv_in.weight": torch.zeros(3)}, r"holds no ConvFusion blocks: .*conv_in.weight"),
 }
 

@@ -148,11 +148,13 @@ def _read_block(
 
 def _as_linear(key: str, value: Tensor) -> Tensor:
     """What nn.Conv2d stores as the linear form stores it: [out, in] and [K, K, D]."""
+    if not value.is_floating_point():
+        raise ValueError(f"{key}: expected floating-point numbers, got {value.dtype}")
     if not key.endswith("conv_spatial.weight"):
         return value.flatten(1) if value.dim() == 4 and value.shape[2:] == (1, 1) else value
     filters = value.squeeze(1).permute(1, 2, 0) if value.dim() == 4 and value.shape[1] == 1 else value
-    size = filters.shape[0]
-    if filters.dim() != 3 or filters.shape[1] != size or size % 2 == 0 or size > MAX_KERNEL_SIZE:
+    size = len(filters) if filters.dim() == 3 else 0
+    if size == 0 or filters.shape[1] != size or size % 2 == 0 or size > MAX_KERNEL_SIZE:
         expected = f"[K, K, channels] with K odd, 1 to {MAX_KERNEL_SIZE}"
         raise ValueError(f"{key}: expected {expected}, got shape {list(value.shape)}")
     return filters
