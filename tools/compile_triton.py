@@ -1,15 +1,16 @@
 """Compiles every kernel of the triton backend for GPUs that need not be here, and reads what the machine code needs.
 
-    python tools/compile_triton.py                  the table of docs/triton.md, to standard output
-    python tools/compile_triton.py --write          the same, into docs/triton.md between its two markers
+`python tools/compile_triton.py` prints the table of docs/triton.md; with --write it goes into that page.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,10 +29,11 @@ from deltaconv_kernels.testing import NAMED_SHAPES, Shape, make_case
 from deltaconv_kernels.triton import launch
 
 ARCHITECTURES = (80, 90, 100)
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DOCUMENT = Path(__file__).parents[1] / "docs" / "triton.md"
 MARKERS = "<!-- compiled -->\n", "<!-- /compiled -->\n"
 TENSOR_CORE_OPCODES = ("HMMA", "HGMMA", "QGMMA", "UTCHMMA", "OMMA")
+ATOMIC_OPCODES = ("ATOM", "ATOMG", "ATOMS", "RED", "REDG")
 BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
@@ -59,6 +61,7 @@ class Resources:
     instructions: int
     multiply_adds: int
     tensor_core_instructions: int
+    atomics: int
     loads: int
 
 
@@ -91,16 +94,18 @@ def launches_of(shape: Shape, dtype: torch.dtype, architecture: int, gate: str =
 
 
 def compile_launch(launched: Launch, architecture: int) -> Any:
-    """The compiled kernel, specialised as Triton's launcher would: Nones and ones fixed, alignments known."""
+    """The compiled kernel, as Triton's launcher would have it: tensors aligned, a missing one fixed, integers free."""
     signature, constants, attributes = {}, {}, {}
     for index, parameter in enumerate(launched.kernel.params):
         value = launched.arguments[parameter.name]
-        if parameter.is_constexpr or value is None or (type(value) is int and value == 1):
+        if parameter.is_constexpr or value is None:
             constants[(index,)] = value
             signature[parameter.name] = "constexpr"
             continue
         signature[parameter.name] = type_name(value)
-        if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
+        if isinstance(value, int) and not parameter.do_not_specialize:
+            raise ValueError(f"{launched.name}: {parameter.name} would compile anew for values of 1 and of 16")
+        if isinstance(value, torch.Tensor):
             attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(launched.kernel, signature, constants, attributes)
     return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=launched.options)
@@ -129,9 +134,53 @@ def resources(compiled: Any) -> Resources:
         instructions=sum(opcode != "NOP" for opcode in opcodes),
         multiply_adds=opcodes.count("FFMA"),
         tensor_core_instructions=sum(opcode in TENSOR_CORE_OPCODES for opcode in opcodes),
+        atomics=sum(opcode in ATOMIC_OPCODES for opcode in opcodes),
         loads=opcodes.count("LDG"),
     )
 
 
+def table(names: list[str], dtypes: list[torch.dtype], architectures: list[int]) -> Iterator[str]:
+    """Lines of Markdown, one a kernel, each as soon as it is compiled."""
+    yield "| shape | dtype | GPU | kernel | registers | spilled bytes | shared bytes | instructions |"
+    yield "| --- | --- | --- | --- | ---: | ---: | ---: | ---: |"
+    for name, dtype, architecture in itertools.product(names, dtypes, architectures):
+        for launched in launches_of(NAMED_SHAPES[name], dtype, architecture):
+            used = resources(compile_launch(launched, architecture))
+            what = (name, str(dtype).removeprefix("torch."), f"sm_{architecture}", launched.name)
+            numbers = (used.registers, used.spilled_bytes, used.shared_bytes, used.instructions)
+            yield "| " + " | ".join(map(str, (*what, *numbers))) + " |"
+
+
+def write_document(lines: list[str], command: str) -> None:
+    """Put the table between the page's markers, with what made it."""
+    page = DOCUMENT.read_text()
+    before, rest = page.split(MARKERS[0])
+    _, after = rest.split(MARKERS[1])
+    source = f"{datetime.date.today()}, Triton {triton.__version__}, `{command}`:\n\n"
+    beside = DOCUMENT.with_suffix(".new")
+    beside.write_text(before + MARKERS[0] + source + "\n".join(lines) + "\n" + MARKERS[1] + after)
+    beside.replace(DOCUMENT)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shapes", nargs="+", choices=NAMED_SHAPES, default=list(NAMED_SHAPES))
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--architectures", nargs="+", type=int, default=list(ARCHITECTURES))
+    parser.add_argument("--write", action="store_true", help=f"replace the table in {DOCUMENT.name}")
+    arguments = parser.parse_args()
+    dtypes = [DTYPES[name] for name in arguments.dtypes]
+    lines = []
+    for line in table(arguments.shapes, dtypes, arguments.architectures):
+        print(line, flush=True)
+        lines.append(line)
+    if arguments.write:
+        write_document(lines, " ".join(["python", "tools/compile_triton.py", *sys.argv[1:]]))
+
+
 def _output(tool: str, *arguments: str) -> str:
     return subprocess.run([BINARIES / tool, *arguments], check=True, capture_output=True, text=True).stdout
+
+
+if __name__ == "__main__":
+    main()

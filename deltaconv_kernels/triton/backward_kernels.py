@@ -21,7 +21,7 @@ from .grid import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B", "H", "W"])
 def pyramid_backward_pool_kernel(
     p_x, p_d, B, H, W,
     C: tl.constexpr, FACTORS: tl.constexpr, EVEN: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr, RW: tl.constexpr,
@@ -150,7 +150,7 @@ def gate_stage(
         tl.store(p_pixel + C // 2, grad_v, mask=m_a)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B", "H", "W"])
 def pyramid_backward_gate_kernel(
     p_x, p_d, p_w, p_b, p_grad, p_a, B, H, W, gate_scale,
     C: tl.constexpr, K: tl.constexpr, FACTORS: tl.constexpr, EVEN: tl.constexpr,
@@ -178,7 +178,7 @@ def pyramid_backward_gate_kernel(
             reduced += B.to(tl.int64) * h * w
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B", "H", "W"])
 def pyramid_backward_reduced_kernel(
     p_a, p_w, p_g, B, H, W,
     C: tl.constexpr, K: tl.constexpr, FACTORS: tl.constexpr, EVEN: tl.constexpr,
@@ -249,7 +249,7 @@ def add_pool_adjoint(
     return sums
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B", "H", "W"])
 def pyramid_backward_input_kernel(
     p_a, p_g, p_w, p_dx, B, H, W,
     C: tl.constexpr, K: tl.constexpr, FACTORS: tl.constexpr, EVEN: tl.constexpr,

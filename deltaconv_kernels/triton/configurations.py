@@ -54,6 +54,7 @@ class Key:
         return f"{self.device}/{self.height}x{self.width}x{self.channels}-k{self.kernel_size}-{dtype}"
 
 
+@cache
 def device_kind(device: torch.device) -> str:
     """ "sm90", "gfx942": the instruction set that a tile was tuned for; "interpreter" on a CPU."""
     if device.type == "cpu":
@@ -88,7 +89,8 @@ def configuration(key: Key) -> Configuration:
 
 
 def rule(key: Key) -> Configuration:
-    """A choice from arithmetic alone (docs/triton.md): one float32 accumulator file of at most 64 a lane."""
+    """A choice from the compiled code alone (docs/triton.md): one channel a lane, few loads for each product."""
     if key.device == "interpreter":  # its time goes with the number of operations, whatever their size
         return Configuration(Tile(64, 16, 2, 2, 4), Tile(64, 16, 2, 2, 4), Tile(64, 16, 2, 2, 4))
-    return Configuration(Tile(8, 16, 4, 8, 4), Tile(8, 16, 2, 8, 4), Tile(4, 32, 2, 8, 4))
+    rows = 4 if key.kernel_size <= 13 else 2
+    return Configuration(Tile(8, 16, rows, 8, 4), Tile(8, 16, 2, 8, 4), Tile(8, 16, 2, 8, 4))

@@ -136,7 +136,7 @@ def forward_stage(
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B", "H", "W"])
 def pyramid_forward_kernel(
     p_x, p_w, p_b, p_r, p_y, B, H, W, gate_scale,
     C: tl.constexpr, K: tl.constexpr, FACTORS: tl.constexpr, EVEN: tl.constexpr,

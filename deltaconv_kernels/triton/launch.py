@@ -23,7 +23,7 @@ from .weight_kernels import pyramid_backward_reduce_kernel, pyramid_backward_wei
 
 MAX_PARTITIONS = 64
 PIXELS_PER_PARTITION = 1024
-REDUCE_BLOCK = 256
+REDUCE_BLOCK, REDUCE_WARPS = 256, 4
 MAX_REGISTERS = 255
 POOL_RUN = 4  # pixels of a row that one lane of the pooling kernel takes
 
@@ -47,7 +47,7 @@ def pyramid_forward(
         pyramid_forward_kernel[forward_grid(B, H, W, C, factors, tile)](
             x, weight, bias, residual, y, B, H, W, gate_scale,
             **_problem(weight, factors, H, W), SIGMOID=gate == "sigmoid",
-            HAS_BIAS=bias is not None, HAS_RESIDUAL=residual is not None, **_options(tile),
+            HAS_BIAS=bias is not None, HAS_RESIDUAL=residual is not None, **_patches(tile),
         )  # fmt: skip
     return y
 
@@ -111,7 +111,7 @@ def _pool(x: Tensor, weight: Tensor, factors: Sequence[int], tiles: Configuratio
         problem = _problem(weight, factors, H, W)
         del problem["K"]
         pyramid_backward_pool_kernel[grid](
-            x, pooled, B, H, W, **problem, BP=tile.BP, BC=tile.BC, RW=POOL_RUN, num_warps=tile.warps
+            x, pooled, B, H, W, **problem, BP=tile.BP, BC=tile.BC, RW=POOL_RUN, **_compiler_options(tile.warps)
         )
     return pooled
 
@@ -133,7 +133,7 @@ def _gate_backward(
     grad_a = x.new_empty(_pixels(x, factors), C, dtype=torch.float32)
     pyramid_backward_gate_kernel[_grid(x, factors, C // 2, tile.BP, tile.BC, tile.RH, tile.RW)](
         x, pooled, weight, bias, grad, grad_a, B, H, W, gate_scale,
-        **_problem(weight, factors, H, W), SIGMOID=gate == "sigmoid", HAS_BIAS=bias is not None, **_options(tile),
+        **_problem(weight, factors, H, W), SIGMOID=gate == "sigmoid", HAS_BIAS=bias is not None, **_patches(tile),
     )  # fmt: skip
     return grad_a
 
@@ -141,7 +141,7 @@ def _gate_backward(
 def _input_gradient(grad_a: Tensor, x: Tensor, weight: Tensor, factors: Sequence[int], tiles: Configuration) -> Tensor:
     B, H, W, C = x.shape
     tile = tiles.backward
-    problem = _problem(weight, factors, H, W) | _options(tile)
+    problem = _problem(weight, factors, H, W) | _patches(tile)
     reduced = [f for f in factors if f > 1]
     grad_pooled = x.new_empty(_pixels(x, reduced), C, dtype=torch.float32)
     if reduced:
@@ -171,13 +171,14 @@ def _weight_gradients(
     partial = x.new_empty(P, S, K, K + 1, C, dtype=torch.float32)
     pyramid_backward_weight_kernel[(S * P * cdiv(K, tile.RH), cdiv(C, tile.BC))](
         x, pooled, grad_a, partial, P, B, H, W,
-        C=C, K=K, FACTORS=tuple(factors), BP=tile.BP, BC=tile.BC, RK=tile.RH, RW=tile.RW, num_warps=tile.warps,
+        C=C, K=K, FACTORS=tuple(factors), BP=tile.BP, BC=tile.BC, RK=tile.RH, RW=tile.RW,
+        **_compiler_options(tile.warps),
     )  # fmt: skip
     grad_weight = torch.empty_like(weight)
     grad_bias = None if bias is None else torch.empty_like(bias)
     size = partial[0].numel()
     pyramid_backward_reduce_kernel[(cdiv(size, REDUCE_BLOCK),)](
-        partial, grad_weight, grad_bias, P, size, C=C, K=K, BLOCK=REDUCE_BLOCK
+        partial, grad_weight, grad_bias, P, size, C=C, K=K, BLOCK=REDUCE_BLOCK, **_compiler_options(REDUCE_WARPS)
     )
     return grad_weight, grad_bias
 
@@ -202,8 +203,12 @@ def _problem(weight: Tensor, factors: Sequence[int], H: int, W: int) -> dict:
     return {"C": weight.shape[3], "K": weight.shape[1], "FACTORS": tuple(factors), "EVEN": even}
 
 
-def _options(tile: Tile) -> dict:
-    options = {"BP": tile.BP, "BC": tile.BC, "RH": tile.RH, "RW": tile.RW, "num_warps": tile.warps}
+def _patches(tile: Tile) -> dict:
+    return {"BP": tile.BP, "BC": tile.BC, "RH": tile.RH, "RW": tile.RW} | _compiler_options(tile.warps)
+
+
+def _compiler_options(warps: int) -> dict:
+    options = {"num_warps": warps, "enable_fp_fusion": True}  # the default is about to change: bits should not
     if torch.version.hip is None:  # ptxas trades registers for occupancy, and spills, unless it is given a bound
         options["maxnreg"] = MAX_REGISTERS
     return options

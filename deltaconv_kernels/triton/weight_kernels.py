@@ -57,7 +57,7 @@ def weight_stage(
                 tl.store(p_tap, tl.sum(sums[k * (K + 1) + tap], axis=0), mask=o_c < C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["P", "B", "H", "W"])
 def pyramid_backward_weight_kernel(
     p_x, p_d, p_a, p_partial, P, B, H, W,
     C: tl.constexpr, K: tl.constexpr, FACTORS: tl.constexpr,
@@ -81,7 +81,7 @@ def pyramid_backward_weight_kernel(
             reduced += B.to(tl.int64) * h * w
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["P", "SIZE"])
 def pyramid_backward_reduce_kernel(
     p_partial, p_dw, p_db, P, SIZE, C: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip

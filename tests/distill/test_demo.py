@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 from deltaconv_distill import DeltaConvFusion
 from deltaconv_distill.cli.demo import summarise
 from deltaconv_distill.demo import DemoSettings, run_demo
@@ -39,7 +40,10 @@ class PicturedImages(RandomImages):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("demo") / "report"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # conftest's fixture comes too late for one of module scope
     run_demo(path, SETTINGS, tiny_sd(), PicturedImages())
+    torch.set_num_threads(threads)
     return path
 
 

@@ -86,11 +86,14 @@ def test_another_family_of_pipelines_is_an_error():
         PipelineEncoder(tiny_pixart())
 
 
-def test_the_embedded_emoji():
-    emoji = EmojiImages()
-    assert len(emoji) == len(emoji.captions) == len(load_emoji(pictorial_only=True))
-    assert emoji.image(0).shape == (3, 32, 32)
-    assert emoji.image(0).dtype == torch.uint8
+def test_the_embedded_emoji_come_under_their_names_and_their_kinds():
+    images, emoji = EmojiImages(), load_emoji(pictorial_only=True)
+    count = len(emoji)
+    assert len(images) == len(images.captions) == 2 * count
+    assert (images.captions[3], images.captions[3 + count]) == (emoji.captions[3], emoji.kinds[3])
+    assert torch.equal(images.image(3), images.image(3 + count))
+    assert images.image(3).shape == (3, 32, 32)
+    assert images.image(3).dtype == torch.uint8
 
 
 @pytest.mark.parametrize("metadata", ["jsonl", "csv", "txt"])

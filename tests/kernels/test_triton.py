@@ -19,7 +19,7 @@ from compile_triton import compile_launch, launches_of, resources
 def test_under_the_interpreter():
     file = Path(__file__).with_name("triton_interpreted.py")
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)],
+        [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", str(file)],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
@@ -41,14 +41,28 @@ def test_why_it_cannot_run_without_a_gpu():
     ],
 )
 def test_machine_code(name, dtype, architecture):
-    """No spills, nothing staged through shared memory but the sums across lanes, and no TF32."""
+    """No spills, nothing staged through shared memory but the sums across lanes, no TF32, no atomics."""
     for launched in launches_of(NAMED_SHAPES[name], dtype, architecture):
         used = resources(compile_launch(launched, architecture))
         assert used.spilled_bytes == 0, launched.name
         assert used.registers < 255, launched.name
         assert used.tensor_core_instructions == 0, launched.name
+        assert used.atomics == 0, launched.name
         if launched.name != "backward_weight":
             assert used.shared_bytes == 0, launched.name
+
+
+def test_one_launch_forward_six_backward():
+    names = [launched.name for launched in launches_of(Shape(2, 16, 16, 32, 3, (1, 2, 3)), torch.float32, 90)]
+    assert names == [
+        "forward",
+        "backward_pool",
+        "backward_gate",
+        "backward_reduced",
+        "backward_input",
+        "backward_weight",
+        "backward_reduce",
+    ]
 
 
 def test_loads_grow_with_k_not_with_its_square():
@@ -71,3 +85,11 @@ def test_the_batch_compiles_nothing_anew():
         constants = [p.name for p in first.kernel.params if p.is_constexpr]
         assert [first.arguments[name] for name in constants] == [second.arguments[name] for name in constants]
         assert first.options == second.options
+        free = [p for p in first.kernel.params if not p.is_constexpr and isinstance(first.arguments[p.name], int)]
+        assert all(p.do_not_specialize for p in free)
+
+
+@pytest.mark.parametrize("shape", [Shape(1, 1, 1, 2, 1, (1,)), Shape(1, 2, 3, 6, 1, (2,))], ids=str)
+def test_the_smallest_sizes_compile(shape):
+    for launched in launches_of(shape, torch.float16, 90):
+        assert resources(compile_launch(launched, 90)).spilled_bytes == 0, launched.name

@@ -8,6 +8,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+import tune_triton
 
 import deltaconv_kernels as dk
 from deltaconv_kernels.backends import choose_backend
@@ -21,7 +22,7 @@ from deltaconv_kernels.testing import (
     run_with_gradients,
 )
 from deltaconv_kernels.triton import grid, launch
-from deltaconv_kernels.triton.configurations import Key, configuration
+from deltaconv_kernels.triton.configurations import Configuration, Key, Tile, configuration, rule
 
 pytestmark = pytest.mark.skipif(not dk.triton.interpreted(), reason="needs TRITON_INTERPRET=1, see test_triton.py")
 
@@ -120,6 +121,17 @@ def test_a_configuration_knows_no_batch():
     assert "batch" not in Key.__dataclass_fields__
     key = Key(160, 64, 64, 7, torch.float32, "sm90")
     assert configuration(key) is configuration(key)
+
+
+def test_tuning_keeps_the_fastest(monkeypatch):
+    wide = Tile(64, 16, 2, 3, 4)
+    key = Key(4, 3, 4, 1, torch.float32, "interpreter")
+    for tiles in ("convolution_tiles", "weight_tiles"):
+        monkeypatch.setattr(tune_triton, tiles, lambda: [wide])
+    milliseconds = iter([2.0, 1.0, 1.0, 2.0, 2.0, 1.0])  # of the rule's tile and the wide one, for three kernels
+    monkeypatch.setattr(tune_triton, "do_bench", lambda run, **_: next(milliseconds))
+    best = tune_triton.tune(make_case(Shape(1, 3, 4, 4, 1, (1,))), key)
+    assert best == Configuration(wide, rule(key).backward, wide)
 
 
 @triton.jit

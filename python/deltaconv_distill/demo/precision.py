@@ -20,7 +20,7 @@ BATCH = 8
 def faster_precision(
     pipe: DiffusionPipeline, fusion: DeltaConvFusion, examples: Examples, training: DistillConfig
 ) -> dict[str, float]:
-    """Seconds of a small step's two passes and backward pass by `mixed_precision`, the fastest first; trains nothing."""
+    """Seconds of a small step's passes, forward and backward, by `mixed_precision`, fastest first; trains nothing."""
     seconds = {precision: float("inf") for precision in MIXED_PRECISIONS}
     for _ in range(1 + REPEATS):  # the first warms up; the minimum passes over it
         for precision in MIXED_PRECISIONS:

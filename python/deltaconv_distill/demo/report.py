@@ -28,7 +28,6 @@ RECIPE = (
     "w_kd",
     "w_feat",
     "max_grad_norm",
-    "mixed_precision",
     "use_ema",
 )
 
@@ -46,7 +45,7 @@ def _values(figures: dict[str, Any], folder: Path) -> dict[str, str]:
     return {
         "summary": _summary(figures),
         "tiles": _tiles(figures),
-        "recipe_note": "",
+        "precision": {"no": "float32", "bf16": "bfloat16 autocast"}[training["config"]["mixed_precision"]],
         "grid": _picture(
             folder, "grid", "Images of the four variants, one row each, same prompt and noise in a column"
         ),

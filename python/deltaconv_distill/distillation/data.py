@@ -34,12 +34,15 @@ class CaptionedImages(Protocol):
 
 
 class EmojiImages:
-    """The emoji that the embedded teacher was trained on: 32x32 in colour, captioned with their Unicode names."""
+    """The emoji that the embedded teacher was trained on, 32x32 in colour: each under its name, then under its kind.
+
+    A name ("red apple") belongs to one picture, a kind ("fruit") to many.
+    """
 
     def __init__(self) -> None:
         emoji = load_emoji(pictorial_only=True)
-        self.captions: Sequence[str] = emoji.captions
-        self.pixels = emoji.images  # uint8 [N, 32, 32, 3]
+        self.captions: Sequence[str] = [*emoji.captions, *emoji.kinds]
+        self.pixels = np.concatenate([emoji.images, emoji.images])  # uint8 [2N, 32, 32, 3]
 
     def __len__(self) -> int:
         return len(self.captions)
