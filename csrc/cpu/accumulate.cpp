@@ -56,19 +56,21 @@ DELTACONV_INLINE void accumulate_kernel_row(const A* row, int64_t cols, const A*
 
 // K is a compile-time constant, or 0 for a size known at run time.
 template <int K, class A>
-void accumulate(const A* const* rows, int64_t runtime_K, int64_t cols, const A* grad, A* sums) {
+void accumulate(const A* const* rows, int64_t offset, int64_t runtime_K, int64_t cols, const A* grad,
+                A* sums) {
   constexpr int V = kLanes<A>;
   const int64_t size = K ? K : runtime_K;
 #pragma GCC unroll 1
   for (int64_t i = 0; i < size; ++i) {
     if (!rows[i]) continue;
+    const A* row = rows[i] + offset;
     A* row_sums = sums + i * size * V;
     if constexpr (K > 0) {
-      accumulate_kernel_row<0, K>(rows[i], cols, grad, row_sums);
+      accumulate_kernel_row<0, K>(row, cols, grad, row_sums);
     } else {
       int64_t j = 0;
-      for (; j + 8 <= size; j += 8) accumulate_taps<8>(rows[i] + j * V, cols, grad, row_sums + j * V);
-      for (; j < size; ++j) accumulate_taps<1>(rows[i] + j * V, cols, grad, row_sums + j * V);
+      for (; j + 8 <= size; j += 8) accumulate_taps<8>(row + j * V, cols, grad, row_sums + j * V);
+      for (; j < size; ++j) accumulate_taps<1>(row + j * V, cols, grad, row_sums + j * V);
     }
   }
 }

@@ -19,9 +19,8 @@ struct BackwardStage {
   Convolution<T> convolution;
   Range own_rows, own_cols;        // of the stage's grid: this task's share of the weight gradient
   Range pooled_rows, pooled_cols;  // of the stage's grid: what this task's part of grad_x is made of
-  A* activations;                  // one convolved row: [planes][cols + kColumnSlack] vectors
-  A* gradient;                     // the upsampling's adjoint of one row of grad: [cols] vectors
-  A* combined;                     // one row of grad, between the two halves of a resampling
+  A* gradient;                     // the upsampling's adjoint of a group of grad
+  A* combined;                     // a group of grad, between the two halves of a resampling
   Ring<A> slope;                   // zero-padded, columns from slope_begin
   int64_t slope_begin;
   int64_t next_slope, next_pooled;  // first rows not yet computed
@@ -38,8 +37,8 @@ struct Backward {
   const BackwardArguments<T>& arguments;
   const BackwardTask& task;
   BackwardStage<T>* stages;
-  Range rows, cols;                    // of the image
-  A *combined, *resampled, *finished;  // rows of grad_x
+  Range rows, cols;        // of the image
+  A *combined, *finished;  // rows of grad_x
 
   Backward(const BackwardArguments<T>& arguments, const BackwardTask& task, Arena& arena, bool measure_only);
 
@@ -50,7 +49,7 @@ struct Backward {
   void compute_slope(BackwardStage<T>& stage);
   template <Gate gate>
   void compute_pooled(BackwardStage<T>& stage);
-  void read_gradient(const BackwardStage<T>& stage, int64_t r, int64_t vector) const;
+  void read_gradient(const BackwardStage<T>& stage, int64_t r, int64_t vector, Range group) const;
   void accumulate_sums(const BackwardStage<T>& stage, int64_t r) const;
   void write_sums(const BackwardStage<T>& stage, int64_t strip) const;
   void write_grad_x(int64_t y) const;
@@ -72,7 +71,6 @@ Backward<T>::Backward(const BackwardArguments<T>& arguments, const BackwardTask&
     widest = larger(widest, length(stage.pooled_cols));
   }
   combined = arena.take<A>(widest * V);
-  resampled = arena.take<A>(length(cols) * V);
   finished = arena.take<A>(length(cols) * V);
 }
 
@@ -105,9 +103,8 @@ BackwardStage<T> Backward<T>::plan_stage(int64_t index, Arena& arena) const {
   convolution.cols = clip(wide_cols, plan.w);
   convolution.plan_memory(arena);
 
-  const int64_t planes = convolution.block.planes(), computed = length(convolution.cols);
-  stage.activations = arena.take<A>(planes * (computed + kColumnSlack) * V);
-  stage.gradient = arena.take<A>(computed * V);
+  const int64_t planes = convolution.block.planes();
+  stage.gradient = arena.take<A>(kGroupPitch * V);
   stage.combined =
       arena.take<A>(full ? 0 : length(inputs_of(plan.upsample_adjoint_cols, convolution.cols)) * V);
   stage.slope_begin = wide_cols.begin;
@@ -131,6 +128,7 @@ void Backward<T>::run() {
     stage.convolution.start();
     pack_weights(arguments.problem, stage.convolution.block, s, true, stage.flipped);
     zero_vectors(stage.no_bias, 1);
+    zero_vectors(stage.slope.data, stage.slope.depth * stage.slope.planes * stage.slope.width);
   }
   for (int64_t y = rows.begin; arguments.grad_x && y < rows.end; ++y) {
     for (int64_t s = 0; s < S; ++s) {
@@ -152,42 +150,40 @@ template <Gate gate>
 void Backward<T>::compute_slope(BackwardStage<T>& stage) {
   Convolution<T>& convolution = stage.convolution;
   const int64_t r = stage.next_slope++, vectors = convolution.block.vectors;
-  const int64_t left = convolution.cols.begin - stage.slope_begin, computed = length(convolution.cols);
-  const int64_t pitch = (computed + kColumnSlack) * V;
+  const int64_t left = convolution.cols.begin - stage.slope_begin;
   const A scale = arguments.problem.gate_scale;
-  convolution.row(r, stage.activations);
-  for (int64_t i = 0; i < vectors; ++i) {
-    read_gradient(stage, r, i);
-    const A* u = stage.activations + i * pitch;
-    const A* v = u + vectors * pitch;
-    A* rows[2] = {stage.slope.at(r, i), stage.slope.at(r, i + vectors)};
-    for (A* row : rows) {
-      zero_vectors(row, left);
-      zero_vectors(row + (left + computed) * V, stage.slope.width - left - computed);
+  convolution.row(r, [&](Range group) {
+    for (int64_t i = 0; i < vectors; ++i) {
+      read_gradient(stage, r, i, group);
+      const A *u = convolution.activation(i), *v = convolution.activation(i + vectors);
+      A* to_u = stage.slope.at(r, i) + (left + group.begin) * V;
+      A* to_v = stage.slope.at(r, i + vectors) + (left + group.begin) * V;
+      for (int64_t x = 0; x < length(group) * V; x += V) {
+        const auto gradient = gate_gradient<gate>(load(stage.gradient + x), load(u + x), load(v + x), scale);
+        store(to_u + x, gradient.u);
+        store(to_v + x, gradient.v);
+      }
     }
-    for (int64_t x = 0; x < computed; ++x) {
-      const auto gradient =
-          gate_gradient<gate>(load(stage.gradient + x * V), load(u + x * V), load(v + x * V), scale);
-      store(rows[0] + (left + x) * V, gradient.u);
-      store(rows[1] + (left + x) * V, gradient.v);
-    }
-  }
+  });
   if (arguments.partials && r >= stage.own_rows.begin && r < stage.own_rows.end) accumulate_sums(stage, r);
 }
 
-// Row r of grad as the gated convolution of `stage` sees it, one vector of channels.
+// A group of row r of grad as the gated convolution of `stage` sees it, one vector of channels.
 template <class T>
-void Backward<T>::read_gradient(const BackwardStage<T>& stage, int64_t r, int64_t vector) const {
+void Backward<T>::read_gradient(const BackwardStage<T>& stage, int64_t r, int64_t vector, Range group) const {
   const Convolution<T>& convolution = stage.convolution;
   const StagePlan<A>& plan = *convolution.plan;
-  const int64_t channel =
-      convolution.stage * (arguments.problem.sizes.C / 2) + convolution.block.slice_channel(vector);
-  const auto source = source_of(arguments.grad, task.image, channel, convolution.block.lanes(vector));
+  const Block<A>& block = convolution.block;
+  const int64_t channel = convolution.stage * (arguments.problem.sizes.C / 2) + block.slice_channel(vector);
+  const Range part{convolution.cols.begin + group.begin, convolution.cols.begin + group.end};
+  const int64_t rows_ahead = plan.factor;  // as far as the next row's span starts
+  const auto source = source_of(arguments.grad, task.image, channel, block.lanes(vector), rows_ahead);
+  const auto put = [&](int64_t x, Vector<A> value) { store(stage.gradient + (x - part.begin) * V, value); };
   if (plan.factor == 1) {
-    copy_row(source, r, convolution.cols, stage.gradient);
+    copy_row(source, r, part, put);
   } else {
-    resample_row(source, plan.upsample_adjoint_rows, plan.upsample_adjoint_cols, r, convolution.cols,
-                 stage.combined, stage.gradient);
+    resample_row(source, plan.upsample_adjoint_rows, plan.upsample_adjoint_cols, r, part, stage.combined,
+                 put);
   }
 }
 
@@ -202,16 +198,13 @@ void Backward<T>::accumulate_sums(const BackwardStage<T>& stage, int64_t r) cons
   const Range own = share({strip, strip + 1}, strips, h);
   if (r == own.begin) zero_vectors(stage.sums, planes * taps);
   const AccumulateWeight<A> accumulate = accumulate_weight<A>(K);
-  const int64_t cols = length(stage.own_cols);
+  const int64_t cols = length(stage.own_cols), first = stage.own_cols.begin - convolution.cols.begin;
   const A* around[kMaxK];
+  window(convolution.pooled, r, K, h, around);
   for (int64_t plane = 0; plane < planes; ++plane) {
-    window(convolution.pooled, r, plane, K, h, around);
-    for (int64_t i = 0; i < K; ++i) {
-      if (around[i]) around[i] += (stage.own_cols.begin - convolution.cols.begin) * V;
-    }
     const A* slope = stage.slope.at(r, plane) + (stage.own_cols.begin - stage.slope_begin) * V;
     A* sums = stage.sums + plane * taps * V;
-    accumulate(around, K, cols, slope, sums);
+    accumulate(around, (plane * convolution.pooled.width + first) * V, K, cols, slope, sums);
     Vector<A> bias = load(sums + K * K * V);
     for (int64_t x = 0; x < cols; ++x) bias += load(slope + x * V);
     store(sums + K * K * V, bias);
@@ -243,15 +236,12 @@ void Backward<T>::compute_pooled(BackwardStage<T>& stage) {
   const int64_t K = arguments.problem.sizes.K, r = stage.next_pooled++;
   const int64_t last = smaller(r + K / 2, convolution.plan->h - 1);
   while (stage.next_slope <= last) compute_slope<gate>(stage);
-  const int64_t offset = stage.pooled_cols.begin - K / 2 - stage.slope_begin;
+  const int64_t first = stage.pooled_cols.begin - K / 2 - stage.slope_begin;
   const A* around[kMaxK];
+  window(stage.slope, r, K, convolution.plan->h, around);
   for (int64_t plane = 0; plane < convolution.block.planes(); ++plane) {
-    window(stage.slope, r, plane, K, convolution.plan->h, around);
-    for (int64_t i = 0; i < K; ++i) {
-      if (around[i]) around[i] += offset * V;
-    }
-    convolution.convolve(around, K, length(stage.pooled_cols), stage.flipped + plane * K * K * V,
-                         stage.no_bias, stage.pooled.at(r, plane));
+    convolution.convolve(around, (plane * stage.slope.width + first) * V, K, length(stage.pooled_cols),
+                         stage.flipped + plane * K * K * V, stage.no_bias, stage.pooled.at(r, plane));
   }
 }
 
@@ -262,22 +252,27 @@ void Backward<T>::write_grad_x(int64_t y) const {
   const Block<A> block = block_of<A>(sizes, task.block);
   for (int64_t plane = 0; plane < block.planes(); ++plane) {
     zero_vectors(finished, length(cols));
+    const auto add = [&](int64_t x, Vector<A> value) {
+      A* to = finished + (x - cols.begin) * V;
+      store(to, load(to) + value);
+    };
     for (int64_t s = 0; s < sizes.S; ++s) {
       const BackwardStage<T>& stage = stages[s];
       const StagePlan<A>& plan = *stage.convolution.plan;
-      const A* add = stage.pooled.at(y, plane);
-      if (plan.factor != 1) {
-        const RingSource<A> source{stage.pooled, plane, stage.pooled_cols.begin};
-        resample_row(source, plan.pool_adjoint_rows, plan.pool_adjoint_cols, y, cols, combined, resampled);
-        add = resampled;
+      const RingSource<A> source{stage.pooled, plane, stage.pooled_cols.begin};
+      if (plan.factor == 1) {
+        copy_row(source, y, cols, add);
+      } else {
+        resample_row(source, plan.pool_adjoint_rows, plan.pool_adjoint_cols, y, cols, combined, add);
       }
-      for (int64_t x = 0; x < length(cols); ++x)
-        store(finished + x * V, load(finished + x * V) + load(add + x * V));
     }
     T* out = arguments.grad_x + ((task.image * sizes.H + y) * sizes.W + cols.begin) * sizes.C +
              block.channel(plane);
     const int lanes = block.lanes(plane);
-    for (int64_t x = 0; x < length(cols); ++x) store(out + x * sizes.C, load(finished + x * V), lanes);
+    for (int64_t x = 0; x < length(cols); ++x) {
+      __builtin_prefetch(out + (x + sizes.W) * sizes.C, 1);
+      store(out + x * sizes.C, load(finished + x * V), lanes);
+    }
   }
 }
 

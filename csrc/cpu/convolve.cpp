@@ -43,8 +43,8 @@ DELTACONV_INLINE void add_kernel_row(Vector<A> (&sum)[N], const A* x, const A* w
 
 // K is a compile-time constant, or 0 for a size known at run time.
 template <int N, int K, class A>
-DELTACONV_INLINE void convolve_tile(const A* const* rows, int64_t runtime_K, const A* weights, const A* bias,
-                                    int64_t col, A* out) {
+DELTACONV_INLINE void convolve_tile(const A* const* rows, int64_t offset, int64_t runtime_K, const A* weights,
+                                    const A* bias, A* out) {
   constexpr int V = kLanes<A>;
   const int64_t size = K ? K : runtime_K;
   Vector<A> sum[N];
@@ -54,7 +54,7 @@ DELTACONV_INLINE void convolve_tile(const A* const* rows, int64_t runtime_K, con
 #pragma GCC unroll 1
   for (int64_t i = 0; i < size; ++i) {
     if (!rows[i]) continue;
-    const A* x = rows[i] + col * V;
+    const A* x = rows[i] + offset;
     const A* w = weights + i * size * V;
     if constexpr (K > 0) {
       add_kernel_row<N, 0, K>(sum, x, w);
@@ -64,27 +64,30 @@ DELTACONV_INLINE void convolve_tile(const A* const* rows, int64_t runtime_K, con
     }
   }
 #pragma GCC unroll 32
-  for (int n = 0; n < N; ++n) store(out + (col + n) * V, sum[n]);
+  for (int n = 0; n < N; ++n) store(out + n * V, sum[n]);
 }
 
-// The last tile of a row overlaps the one before it rather than being narrower: it writes the same values
-// again.
+// Tiles of kTile and 8 columns, and of 4 where there are fewer than 8. A tile that does not fit overlaps the
+// one before it rather than being narrower: it writes the same values again.
 template <int K, class A>
-void convolve(const A* const* rows, int64_t size, int64_t cols, const A* weights, const A* bias, A* out) {
-  int64_t col = 0;
-  for (; col + kTile <= cols; col += kTile) convolve_tile<kTile, K>(rows, size, weights, bias, col, out);
-  if (cols - col > 8 && cols >= kTile) {
-    convolve_tile<kTile, K>(rows, size, weights, bias, cols - kTile, out);
-    return;
-  }
-  for (; cols - col > 4; col += 8) {
-    if (cols < 8) break;
-    if (col + 8 > cols) col = cols - 8;
-    convolve_tile<8, K>(rows, size, weights, bias, col, out);
-  }
-  for (; col < cols; col += 4) {
-    if (cols >= 4 && col + 4 > cols) col = cols - 4;
-    convolve_tile<4, K>(rows, size, weights, bias, col, out);
+void convolve(const A* const* rows, int64_t offset, int64_t size, int64_t cols, const A* weights,
+              const A* bias, A* out) {
+  constexpr int V = kLanes<A>;
+  for (int64_t col = 0; col < cols;) {
+    const int64_t left = cols - col;
+    if (left >= kTile ? left != 16 || kTile == 16 : cols >= kTile && left > 8) {
+      if (left < kTile) col = cols - kTile;
+      convolve_tile<kTile, K>(rows, offset + col * V, size, weights, bias, out + col * V);
+      col += kTile;
+    } else if (cols >= 8 && left > 4) {
+      if (left < 8) col = cols - 8;
+      convolve_tile<8, K>(rows, offset + col * V, size, weights, bias, out + col * V);
+      col += 8;
+    } else {
+      if (cols >= 4 && left < 4) col = cols - 4;
+      convolve_tile<4, K>(rows, offset + col * V, size, weights, bias, out + col * V);
+      col += 4;
+    }
   }
 }
 

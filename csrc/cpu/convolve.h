@@ -10,16 +10,17 @@ namespace deltaconv::cpu::DELTACONV_ISA {
 inline constexpr int64_t kColumnSlack = 4;
 
 // out[x] = bias + sum over (i, j) of weights[i * K + j] * rows[i][x + j], for x in [0, cols).
-//   rows:    K pointers to [cols + K - 1 + kColumnSlack] vectors; null for a row of zeros
+//   rows:    K pointers; [cols + K - 1 + kColumnSlack] vectors from `offset` on; null for a row of zeros
 //   weights: K * K vectors
 //   out:     [cols + kColumnSlack] vectors
 template <class A>
-using ConvolveRow = void (*)(const A* const* rows, int64_t K, int64_t cols, const A* weights, const A* bias,
-                             A* out);
+using ConvolveRow = void (*)(const A* const* rows, int64_t offset, int64_t K, int64_t cols, const A* weights,
+                             const A* bias, A* out);
 
 // sums[i * K + j] += sum over x in [0, cols) of grad[x] * rows[i][x + j], x in ascending order.
 template <class A>
-using AccumulateWeight = void (*)(const A* const* rows, int64_t K, int64_t cols, const A* grad, A* sums);
+using AccumulateWeight = void (*)(const A* const* rows, int64_t offset, int64_t K, int64_t cols,
+                                  const A* grad, A* sums);
 
 template <class A>
 ConvolveRow<A> convolve_row(int64_t K);

@@ -1,108 +1,156 @@
-#include "cpu/kernels.h"
-
 #include "cpu/convolution.h"
 #include "cpu/gate.h"
+#include "cpu/kernels.h"
 
 namespace deltaconv::cpu::DELTACONV_ISA {
 namespace {
 
-// Everything one task keeps in scratch memory.
 template <class T>
 struct ForwardStage {
   using A = Accumulator<T>;
 
   Convolution<T> convolution;
-  A* activations;  // one convolved row: [planes][cols + kColumnSlack] vectors
-  Ring<A> gated;   // rows of the gated convolution, columns convolution.cols
-  A *combined, *upsampled;
+  int64_t next;   // first row not yet gated
+  Ring<A> gated;  // rows of the gated convolution, columns convolution.cols; unused at full resolution
+  A* combined;    // one row, between the two halves of the upsampling
+};
+
+// One row of a stage's slice of the result, one vector of channels.
+template <class T>
+struct ResultRow {
+  using A = Accumulator<T>;
+
+  T* out;
+  const T* residual;
+  int64_t col_stride, residual_col_stride, row_stride;
+  int lanes;
+
+  DELTACONV_INLINE void put(int64_t x, Vector<A> value) const {
+    T* to = out + x * col_stride;
+    __builtin_prefetch(to + row_stride, 1);
+    if (residual) value += load(residual + x * residual_col_stride, lanes);
+    store(to, value, lanes);
+  }
+};
+
+// All stages of a rectangle of the result advance together, so that x is read from memory once.
+template <class T>
+struct Forward {
+  using A = Accumulator<T>;
+  static constexpr int V = kLanes<A>;
+
+  const ForwardArguments<T>& arguments;
+  const ForwardTask& task;
+  ForwardStage<T>* stages;
+
+  Forward(const ForwardArguments<T>& arguments, const ForwardTask& task, Arena& arena, bool measure_only)
+      : arguments(arguments), task(task) {
+    const int64_t S = arguments.problem.sizes.S;
+    stages = arena.take<ForwardStage<T>>(S);
+    for (int64_t s = 0; s < S; ++s) {
+      const ForwardStage<T> stage = plan_stage(s, arena);
+      if (!measure_only) stages[s] = stage;
+    }
+  }
+
+  ForwardStage<T> plan_stage(int64_t index, Arena& arena) const;
+  template <Gate gate>
+  void run();
+  template <Gate gate>
+  void compute_gated(ForwardStage<T>& stage);
+  void upsample_row(const ForwardStage<T>& stage, int64_t y, int64_t vector) const;
+  ResultRow<T> result_row(const Convolution<T>& convolution, int64_t y, int64_t vector) const;
 };
 
 template <class T>
-ForwardStage<T> plan_stage(const ForwardArguments<T>& arguments, const ForwardTask& task, Arena& arena) {
-  using A = Accumulator<T>;
+ForwardStage<T> Forward<T>::plan_stage(int64_t index, Arena& arena) const {
   const Problem<T>& problem = arguments.problem;
-  const StagePlan<A>& plan = problem.stages[task.stage];
+  const StagePlan<A>& plan = problem.stages[index];
   const bool full = plan.factor == 1;
   ForwardStage<T> stage;
   Convolution<T>& convolution = stage.convolution;
   convolution.problem = &problem;
   convolution.plan = &plan;
   convolution.image = task.image;
-  convolution.stage = task.stage;
+  convolution.stage = index;
   convolution.block = block_of<A>(problem.sizes, task.block);
   convolution.rows = full ? task.rows : inputs_of(plan.upsample_rows, task.rows);
   convolution.cols = full ? task.cols : inputs_of(plan.upsample_cols, task.cols);
   convolution.plan_memory(arena);
-  const int64_t cols = length(convolution.cols), vectors = convolution.block.vectors;
-  stage.activations = arena.take<A>(2 * vectors * (cols + kColumnSlack) * kLanes<A>);
-  stage.gated = take_ring<A>(arena, full ? 1 : plan.upsample_rows.pitch, vectors, cols);
-  stage.combined = arena.take<A>(full ? 0 : cols * kLanes<A>);
-  stage.upsampled = arena.take<A>(full ? 0 : length(task.cols) * kLanes<A>);
+  const int64_t cols = full ? 0 : length(convolution.cols);
+  stage.next = convolution.rows.begin;
+  stage.gated = take_ring<A>(arena, full ? 1 : plan.upsample_rows.pitch, convolution.block.vectors, cols);
+  stage.combined = arena.take<A>(cols * V);
   return stage;
 }
 
-template <Gate gate, class T>
-void gate_row(const ForwardStage<T>& stage, int64_t r) {
-  using A = Accumulator<T>;
-  constexpr int V = kLanes<A>;
-  const Convolution<T>& convolution = stage.convolution;
-  const int64_t cols = length(convolution.cols), pitch = (cols + kColumnSlack) * V;
-  const A scale = convolution.problem->gate_scale;
-  for (int64_t i = 0; i < convolution.block.vectors; ++i) {
-    const A* u = stage.activations + i * pitch;
-    const A* v = u + convolution.block.vectors * pitch;
-    A* out = stage.gated.at(r, i);
-    for (int64_t x = 0; x < cols; ++x)
-      store(out + x * V, apply_gate<gate>(load(u + x * V), load(v + x * V), scale));
+template <class T>
+template <Gate gate>
+void Forward<T>::run() {
+  const int64_t S = arguments.problem.sizes.S;
+  for (int64_t s = 0; s < S; ++s) stages[s].convolution.start();
+  for (int64_t y = task.rows.begin; y < task.rows.end; ++y) {
+    for (int64_t s = 0; s < S; ++s) {
+      ForwardStage<T>& stage = stages[s];
+      const StagePlan<A>& plan = *stage.convolution.plan;
+      const int64_t end = plan.factor == 1 ? y + 1 : inputs_of(plan.upsample_rows, {y, y + 1}).end;
+      while (stage.next < end) compute_gated<gate>(stage);
+      for (int64_t i = 0; plan.factor != 1 && i < stage.convolution.block.vectors; ++i) {
+        upsample_row(stage, y, i);
+      }
+    }
   }
 }
 
-// Adds the residual to a finished row and writes it into the stage's slice of the result.
+// The next row of the gated convolution; at full resolution that is a row of the result.
 template <class T>
-void write_row(const ForwardArguments<T>& arguments, const ForwardTask& task, int64_t channel, int lanes,
-               int64_t y, const Accumulator<T>* row) {
-  using A = Accumulator<T>;
+template <Gate gate>
+void Forward<T>::compute_gated(ForwardStage<T>& stage) {
+  Convolution<T>& convolution = stage.convolution;
+  const int64_t r = stage.next++, vectors = convolution.block.vectors;
+  const A scale = arguments.problem.gate_scale;
+  convolution.row(r, [&](Range group) {
+    for (int64_t i = 0; i < vectors; ++i) {
+      const A *u = convolution.activation(i), *v = convolution.activation(i + vectors);
+      const auto gate_group = [&](const auto& put) {
+        for (int64_t x = group.begin; x < group.end; ++x, u += V, v += V) {
+          put(x, apply_gate<gate>(load(u), load(v), scale));
+        }
+      };
+      if (convolution.plan->factor == 1) {
+        const ResultRow<T> row = result_row(convolution, r, i);
+        gate_group([&](int64_t x, Vector<A> value) { row.put(convolution.cols.begin + x, value); });
+      } else {
+        A* out = stage.gated.at(r, i);
+        gate_group([&](int64_t x, Vector<A> value) { store(out + x * V, value); });
+      }
+    }
+  });
+}
+
+template <class T>
+void Forward<T>::upsample_row(const ForwardStage<T>& stage, int64_t y, int64_t vector) const {
+  const Convolution<T>& convolution = stage.convolution;
+  const StagePlan<A>& plan = *convolution.plan;
+  const RingSource<A> source{stage.gated, vector, convolution.cols.begin};
+  const ResultRow<T> row = result_row(convolution, y, vector);
+  resample_row(source, plan.upsample_rows, plan.upsample_cols, y, task.cols, stage.combined,
+               [&](int64_t x, Vector<A> value) { row.put(x, value); });
+}
+
+template <class T>
+ResultRow<T> Forward<T>::result_row(const Convolution<T>& convolution, int64_t y, int64_t vector) const {
   const Image<T>& result = arguments.result;
   const Image<const T>& residual = arguments.residual;
-  channel += task.stage * (arguments.problem.sizes.C / 2);
-  T* out = result.data + task.image * result.batch_stride + y * result.row_stride + channel;
-  if (residual.data) {
-    const T* add = residual.data + task.image * residual.batch_stride + y * residual.row_stride + channel;
-    for (int64_t x = task.cols.begin; x < task.cols.end; ++x, row += kLanes<A>) {
-      store(out + x * result.col_stride, load(row) + load(add + x * residual.col_stride, lanes), lanes);
-    }
-  } else {
-    for (int64_t x = task.cols.begin; x < task.cols.end; ++x, row += kLanes<A>) {
-      store(out + x * result.col_stride, load(row), lanes);
-    }
-  }
-}
-
-template <Gate gate, class T>
-void pyramid_forward_kernel(const ForwardArguments<T>& arguments, const ForwardTask& task,
-                            ForwardStage<T>& stage) {
-  using A = Accumulator<T>;
-  Convolution<T>& convolution = stage.convolution;
-  const StagePlan<A>& plan = *convolution.plan;
-  convolution.start();
-  int64_t next = convolution.rows.begin;
-  for (int64_t y = task.rows.begin; y < task.rows.end; ++y) {
-    const int64_t last = plan.factor == 1 ? y : inputs_of(plan.upsample_rows, {y, y + 1}).end - 1;
-    for (; next <= last; ++next) {
-      convolution.row(next, stage.activations);
-      gate_row<gate>(stage, next);
-    }
-    for (int64_t i = 0; i < convolution.block.vectors; ++i) {
-      const A* row = stage.gated.at(y, i);
-      if (plan.factor != 1) {
-        const RingSource<A> source{stage.gated, i, convolution.cols.begin};
-        resample_row(source, plan.upsample_rows, plan.upsample_cols, y, task.cols, stage.combined,
-                     stage.upsampled);
-        row = stage.upsampled;
-      }
-      write_row(arguments, task, convolution.block.slice_channel(i), convolution.block.lanes(i), y, row);
-    }
-  }
+  const Block<A>& block = convolution.block;
+  const int64_t channel = convolution.stage * (arguments.problem.sizes.C / 2) + block.slice_channel(vector);
+  const T* add = residual.data + task.image * residual.batch_stride + y * residual.row_stride + channel;
+  return {result.data + task.image * result.batch_stride + y * result.row_stride + channel,
+          residual.data ? add : nullptr,
+          result.col_stride,
+          residual.col_stride,
+          result.row_stride,
+          block.lanes(vector)};
 }
 
 }  // namespace
@@ -110,18 +158,18 @@ void pyramid_forward_kernel(const ForwardArguments<T>& arguments, const ForwardT
 template <class T>
 int64_t forward_scratch(const ForwardArguments<T>& arguments, const ForwardTask& task) {
   Arena arena{0};
-  plan_stage(arguments, task, arena);
+  Forward<T>(arguments, task, arena, true);
   return static_cast<int64_t>(arena.cursor);
 }
 
 template <class T>
 void forward(const ForwardArguments<T>& arguments, const ForwardTask& task, void* scratch) {
   Arena arena{reinterpret_cast<uintptr_t>(scratch)};
-  ForwardStage<T> stage = plan_stage(arguments, task, arena);
+  Forward<T> pass(arguments, task, arena, false);
   if (arguments.problem.gate == Gate::kScaled) {
-    pyramid_forward_kernel<Gate::kScaled>(arguments, task, stage);
+    pass.template run<Gate::kScaled>();
   } else {
-    pyramid_forward_kernel<Gate::kSigmoid>(arguments, task, stage);
+    pass.template run<Gate::kSigmoid>();
   }
 }
 

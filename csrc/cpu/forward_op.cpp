@@ -6,31 +6,22 @@
 namespace deltaconv::cpu {
 namespace {
 
-// Rectangles of the result by stage, the largest stage first. Enough of them that no thread waits long at the
-// end.
-template <class A>
-std::vector<ForwardTask> split(const Sizes& sizes, const StagePlans<A>& stages, int64_t threads) {
+// Rectangles of the result, enough of them that no thread waits long at the end.
+std::vector<ForwardTask> split(const Sizes& sizes, int64_t threads) {
   constexpr int64_t kTasksPerThread = 4, kMinRows = 8;
-  std::vector<int64_t> order(sizes.S);
-  for (int64_t s = 0; s < sizes.S; ++s) order[s] = s;
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int64_t a, int64_t b) { return stages[a].factor < stages[b].factor; });
   const int64_t blocks = ceil_div(sizes.C / 2, kBlock);
+  const int64_t panels = ceil_div(sizes.W, panel_width(sizes.K));
+  const int64_t wanted = threads == 1 ? 1 : ceil_div(kTasksPerThread * threads, sizes.B * blocks * panels);
+  const int64_t strips = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(sizes.H / kMinRows, 1));
   std::vector<ForwardTask> tasks;
-  for (const int64_t stage : order) {
-    const int64_t panels = ceil_div(stages[stage].w, panel_width(sizes.K));
-    const int64_t wanted = threads == 1 ? 1 : ceil_div(kTasksPerThread * threads, sizes.B * blocks * panels);
-    const int64_t strips = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(stages[stage].h / kMinRows, 1));
-    for (int64_t image = 0; image < sizes.B; ++image) {
-      for (int64_t block = 0; block < blocks; ++block) {
-        for (int64_t part = 0; part < strips * panels; ++part) {
-          const int64_t strip = part / panels, panel = part % panels;
-          tasks.push_back({image,
-                           block,
-                           stage,
-                           {strip * sizes.H / strips, (strip + 1) * sizes.H / strips},
-                           {panel * sizes.W / panels, (panel + 1) * sizes.W / panels}});
-        }
+  for (int64_t image = 0; image < sizes.B; ++image) {
+    for (int64_t block = 0; block < blocks; ++block) {
+      for (int64_t part = 0; part < strips * panels; ++part) {
+        const int64_t strip = part / panels, panel = part % panels;
+        tasks.push_back({image,
+                         block,
+                         {strip * sizes.H / strips, (strip + 1) * sizes.H / strips},
+                         {panel * sizes.W / panels, (panel + 1) * sizes.W / panels}});
       }
     }
   }
@@ -46,7 +37,7 @@ void launch(const Kernels<T>& kernels, const Inputs& inputs, const std::optional
       inputs.problem<T>(stages), residual ? const_image_of<T>(*residual) : Image<const T>{nullptr, 0, 0, 0},
       image_of<T>(result)};
   const int64_t threads = useful_threads(sizes.B * sizes.H * sizes.W * sizes.C * (sizes.K * sizes.K + 8));
-  const std::vector<ForwardTask> tasks = split(sizes, stages, threads);
+  const std::vector<ForwardTask> tasks = split(sizes, threads);
   int64_t scratch_bytes = 0;
   for (const ForwardTask& task : tasks) {
     scratch_bytes = std::max(scratch_bytes, kernels.forward_scratch(arguments, task));

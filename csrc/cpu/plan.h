@@ -49,6 +49,7 @@ struct Resample {
 template <class A>
 struct StagePlan {
   int64_t factor, h, w;
+  bool divides;                                              // H and W are multiples of factor
   Resample<A> pool_rows, pool_cols;                          // image -> stage
   Resample<A> upsample_rows, upsample_cols;                  // stage -> image
   Resample<A> pool_adjoint_rows, pool_adjoint_cols;          // stage -> image
@@ -84,9 +85,9 @@ struct ForwardArguments {
   Image<T> result;
 };
 
-// One rectangle of one stage's slice of the result.
+// One rectangle of the result, all stages.
 struct ForwardTask {
-  int64_t image, block, stage;
+  int64_t image, block;
   Range rows, cols;
 };
 

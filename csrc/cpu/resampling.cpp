@@ -29,10 +29,10 @@ BandedMatrix<A> bilinear(int64_t in, int64_t out) {
     const int64_t position = std::max<int64_t>((2 * i + 1) * in - out, 0);
     const int64_t lower = std::min(position / (2 * out), in - 1);
     const double fraction = static_cast<double>(position - lower * 2 * out) / static_cast<double>(2 * out);
-    const bool last = lower == in - 1;
-    matrix.spans.push_back({static_cast<int32_t>(lower), last ? 1 : 2});
-    matrix.weights.push_back(static_cast<A>(last ? 1.0 : 1.0 - fraction));
-    matrix.weights.push_back(static_cast<A>(last ? 0.0 : fraction));
+    const bool one = lower == in - 1 || fraction == 0;
+    matrix.spans.push_back({static_cast<int32_t>(lower), one ? 1 : 2});
+    matrix.weights.push_back(static_cast<A>(one ? 1.0 : 1.0 - fraction));
+    matrix.weights.push_back(static_cast<A>(one ? 0.0 : fraction));
   }
   return matrix;
 }
@@ -64,7 +64,8 @@ template <class A>
 StagePlans<A>::StagePlans(const Sizes& sizes, const std::vector<int64_t>& factors, bool with_adjoints) {
   for (const int64_t factor : factors) {
     const int64_t h = sizes.H / factor, w = sizes.W / factor;
-    StagePlan<A> plan{factor, h, w, {}, {}, {}, {}, {}, {}, {}, {}};
+    StagePlan<A> plan{factor, h,  w, h * factor == sizes.H && w * factor == sizes.W, {}, {}, {}, {}, {},
+                      {},     {}, {}};
     if (factor != 1) {
       plan.pool_rows = keep(average_pooling<A>(sizes.H, h));
       plan.pool_cols = keep(average_pooling<A>(sizes.W, w));

@@ -78,9 +78,14 @@ struct ImageSource {
   const T* data;
   int64_t row_stride, col_stride;
   int lanes;
+  int64_t ahead;  // elements from a vector to one that will be read a row later
 
   DELTACONV_INLINE const T* row(int64_t r) const { return data + r * row_stride; }
-  DELTACONV_INLINE auto at(const T* row, int64_t col) const { return load(row + col * col_stride, lanes); }
+  DELTACONV_INLINE auto at(const T* row, int64_t col) const {
+    // Neighbouring columns are C channels apart, too far for a hardware prefetcher.
+    __builtin_prefetch(row + col * col_stride + ahead);
+    return load(row + col * col_stride, lanes);
+  }
 };
 
 template <class A>
@@ -95,42 +100,94 @@ struct RingSource {
 };
 
 template <class T>
-DELTACONV_INLINE ImageSource<T> source_of(const Image<const T>& image, int64_t b, int64_t channel,
-                                          int lanes) {
-  return {image.data + b * image.batch_stride + channel, image.row_stride, image.col_stride, lanes};
+DELTACONV_INLINE ImageSource<T> source_of(const Image<const T>& image, int64_t b, int64_t channel, int lanes,
+                                          int64_t rows_ahead) {
+  return {image.data + b * image.batch_stride + channel, image.row_stride, image.col_stride, lanes,
+          rows_ahead * image.row_stride};
 }
 
-template <class A, class Source>
-DELTACONV_INLINE void copy_row(const Source& source, int64_t row, Range cols, A* out) {
+template <class Source, class Put>
+DELTACONV_INLINE void copy_row(const Source& source, int64_t row, Range cols, const Put& put) {
   const auto* from = source.row(row);
-  for (int64_t x = cols.begin; x < cols.end; ++x, out += kLanes<A>) store(out, source.at(from, x));
+  for (int64_t x = cols.begin; x < cols.end; ++x) put(x, source.at(from, x));
 }
 
-// out = row `row` of the resampled source, columns `cols`; `combined` holds one row of the source's columns.
+// out = sum of N rows of the source, weighted.
+template <int N, class A, class Source>
+DELTACONV_INLINE void combine_rows(const Source& source, int64_t row, const A* weights, Range cols, A* out) {
+  Vector<A> weight[N];
+  decltype(source.row(row)) line[N];
+  for (int n = 0; n < N; ++n) {
+    weight[n] = broadcast(weights[n]);
+    line[n] = source.row(row + n);
+  }
+  for (int64_t x = cols.begin; x < cols.end; ++x, out += kLanes<A>) {
+    Vector<A> sum = weight[0] * source.at(line[0], x);
+    for (int n = 1; n < N; ++n) sum += weight[n] * source.at(line[n], x);
+    store(out, sum);
+  }
+}
+
 template <class A, class Source>
-DELTACONV_INLINE void resample_row(const Source& source, const Resample<A>& row_map,
-                                   const Resample<A>& col_map, int64_t row, Range cols, A* combined, A* out) {
-  constexpr int V = kLanes<A>;
-  const Range from = inputs_of(col_map, cols);
-  const Span span = row_map.spans[row];
-  const A* row_weights = row_map.weights + row * row_map.pitch;
-  for (int64_t k = 0; k < span.count; ++k) {
+DELTACONV_INLINE void combine_rows(const Source& source, Span span, const A* weights, Range cols, A* out) {
+  switch (span.count) {
+    case 1: return combine_rows<1>(source, span.start, weights, cols, out);
+    case 2: return combine_rows<2>(source, span.start, weights, cols, out);
+    case 3: return combine_rows<3>(source, span.start, weights, cols, out);
+  }
+  combine_rows<4>(source, span.start, weights, cols, out);
+  for (int64_t k = 4; k < span.count; ++k) {
     const auto* line = source.row(span.start + k);
-    const Vector<A> weight = broadcast(row_weights[k]);
-    A* to = combined;
-    if (k == 0) {
-      for (int64_t x = from.begin; x < from.end; ++x, to += V) store(to, weight * source.at(line, x));
-    } else {
-      for (int64_t x = from.begin; x < from.end; ++x, to += V)
-        store(to, load(to) + weight * source.at(line, x));
+    const Vector<A> weight = broadcast(weights[k]);
+    A* to = out;
+    for (int64_t x = cols.begin; x < cols.end; ++x, to += kLanes<A>) {
+      store(to, load(to) + weight * source.at(line, x));
     }
   }
-  for (int64_t x = cols.begin; x < cols.end; ++x, out += V) {
-    const A* weights = col_map.weights + x * col_map.pitch;
-    const A* in = combined + (col_map.spans[x].start - from.begin) * V;
+}
+
+// Calls put(x, value) for the columns `cols` of row `row` of the resampled source. `combined` holds one row
+// of the source's columns.
+template <class A, class Source, class Put>
+DELTACONV_INLINE void resample_row(const Source& source, const Resample<A>& row_map,
+                                   const Resample<A>& col_map, int64_t row, Range cols, A* combined,
+                                   const Put& put) {
+  constexpr int V = kLanes<A>;
+  const Range from = inputs_of(col_map, cols);
+  combine_rows(source, row_map.spans[row], row_map.weights + row * row_map.pitch, from, combined);
+  const A* weights = col_map.weights + cols.begin * col_map.pitch;
+  for (int64_t x = cols.begin; x < cols.end; ++x, weights += col_map.pitch) {
+    const Span span = col_map.spans[x];
+    const A* in = combined + (span.start - from.begin) * V;
     Vector<A> sum = broadcast(weights[0]) * load(in);
-    for (int64_t k = 1; k < col_map.spans[x].count; ++k) sum += broadcast(weights[k]) * load(in + k * V);
-    store(out, sum);
+    if (span.count > 1) sum += broadcast(weights[1]) * load(in + V);
+    for (int64_t k = 2; k < span.count; ++k) sum += broadcast(weights[k]) * load(in + k * V);
+    put(x, sum);
+  }
+}
+
+// The same for average pooling by a factor that divides the image: all windows are alike, and no table is
+// needed.
+template <class A, class Source, class Put>
+DELTACONV_INLINE void average_windows(const Source& source, int64_t factor, int64_t row, Range cols,
+                                      const Put& put) {
+  const Vector<A> weight = broadcast(A{1} / static_cast<A>(factor * factor));
+  if (factor == 2) {
+    const auto *upper = source.row(2 * row), *lower = source.row(2 * row + 1);
+    for (int64_t x = cols.begin; x < cols.end; ++x) {
+      const Vector<A> left = source.at(upper, 2 * x) + source.at(lower, 2 * x);
+      const Vector<A> right = source.at(upper, 2 * x + 1) + source.at(lower, 2 * x + 1);
+      put(x, (left + right) * weight);
+    }
+    return;
+  }
+  for (int64_t x = cols.begin; x < cols.end; ++x) {
+    Vector<A> sum{};
+    for (int64_t i = 0; i < factor; ++i) {
+      const auto* line = source.row(row * factor + i);
+      for (int64_t j = 0; j < factor; ++j) sum += source.at(line, x * factor + j);
+    }
+    put(x, sum * weight);
   }
 }
 
