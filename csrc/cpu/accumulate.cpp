@@ -3,99 +3,125 @@
 namespace deltaconv::cpu::DELTACONV_ISA {
 namespace {
 
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int kHeldSums = 17;
-#else
-constexpr int kHeldSums = 11;
-#endif
-constexpr int kTile = 4;  // columns of the gradient held at once
+constexpr int kHeld = 4;  // slopes held in registers
 
-// sum[q] += grad[x] * row[x + q] for N columns x: each value of the row is loaded once and serves N sums.
-template <int N, int Q, class A>
-DELTACONV_INLINE void add_columns(Vector<A> (&sum)[Q], const A* row, const A* grad) {
+// Kernel rows whose sums are held together with Q chunks: 8 to 10 sums hide the latency of the multiply-add.
+constexpr int kernel_rows(int chunks) { return chunks == 2 ? 4 : chunks == 3 ? 3 : chunks == 1 ? 8 : 2; }
+
+// N slopes and the inputs of I kernel rows: each input is loaded once and serves up to N sums.
+template <int N, int I, int Q, class A>
+DELTACONV_INLINE void add_slopes(Vector<A> (&sum)[I][Q], const A* const (&x)[I], int64_t t, const A* slopes) {
   constexpr int V = kLanes<A>;
-  Vector<A> g[N];
+  Vector<A> slope[N];
+#pragma GCC unroll 4
+  for (int n = 0; n < N; ++n) slope[n] = load(slopes + (t + n) * V);
+#pragma GCC unroll 16
+  for (int s = 0; s < N + Q - 1; ++s) {
 #pragma GCC unroll 8
-  for (int n = 0; n < N; ++n) g[n] = load(grad + n * V);
-#pragma GCC unroll 32
-  for (int c = 0; c < N + Q - 1; ++c) {
-    const Vector<A> value = load(row + c * V);
-    // Ascending n: every sum takes its columns in order.
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) {
-      if (c - n >= 0 && c - n < Q) sum[c - n] += g[n] * value;
+    for (int i = 0; i < I; ++i) {
+      const Vector<A> value = load(x[i] + (t + s) * V);
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) {
+        if (s - n >= 0 && s - n < Q) sum[i][s - n] += slope[n] * value;
+      }
     }
   }
 }
 
-template <int Q, class A>
-DELTACONV_INLINE void accumulate_taps(const A* row, int64_t cols, const A* grad, A* sums) {
+// I kernel rows, Q chunks, one point. Where some of the rows lie outside of the image, one row at a time.
+template <int I, int Q, class A>
+DELTACONV_INLINE void accumulate_block(const A* const (&x)[I], int64_t tiles, const A* slopes, int64_t chunks,
+                                       A* sums) {
   constexpr int V = kLanes<A>;
-  Vector<A> sum[Q];
-#pragma GCC unroll 32
-  for (int q = 0; q < Q; ++q) sum[q] = load(sums + q * V);
-  int64_t x = 0;
+  bool all = true;
+  for (int i = 0; i < I; ++i) all = all && x[i];
+  if constexpr (I > 1) {
+    if (!all) {
+      for (int i = 0; i < I; ++i)
+        accumulate_block<1, Q>({x[i]}, tiles, slopes, chunks, sums + i * chunks * V);
+      return;
+    }
+  } else if (!all) {
+    return;
+  }
+  Vector<A> sum[I][Q];
+#pragma GCC unroll 8
+  for (int i = 0; i < I; ++i) {
+#pragma GCC unroll 8
+    for (int q = 0; q < Q; ++q) sum[i][q] = load(sums + (i * chunks + q) * V);
+  }
+  int64_t t = 0;
 #pragma GCC unroll 1
-  for (; x + kTile <= cols; x += kTile) add_columns<kTile>(sum, row + x * V, grad + x * V);
+  for (; t + kHeld <= tiles; t += kHeld) add_slopes<kHeld>(sum, x, t, slopes);
 #pragma GCC unroll 1
-  for (; x < cols; ++x) add_columns<1>(sum, row + x * V, grad + x * V);
-#pragma GCC unroll 32
-  for (int q = 0; q < Q; ++q) store(sums + q * V, sum[q]);
-}
-
-template <int J, int K, class A>
-DELTACONV_INLINE void accumulate_kernel_row(const A* row, int64_t cols, const A* grad, A* sums) {
-  constexpr int V = kLanes<A>;
-  if constexpr (J < K) {
-    constexpr int chunks = (K - J + kHeldSums - 1) / kHeldSums;
-    constexpr int Q = (K - J + chunks - 1) / chunks;
-    accumulate_taps<Q>(row + J * V, cols, grad, sums + J * V);
-    accumulate_kernel_row<J + Q, K>(row, cols, grad, sums);
+  for (; t < tiles; ++t) add_slopes<1>(sum, x, t, slopes);
+#pragma GCC unroll 8
+  for (int i = 0; i < I; ++i) {
+#pragma GCC unroll 8
+    for (int q = 0; q < Q; ++q) store(sums + (i * chunks + q) * V, sum[i][q]);
   }
 }
 
-// K is a compile-time constant, or 0 for a size known at run time.
-template <int K, class A>
-void accumulate(const A* const* rows, int64_t offset, int64_t runtime_K, int64_t cols, const A* grad,
-                A* sums) {
+// Kernel rows from i on, in blocks of I and then fewer.
+template <int I, int Q, class A>
+DELTACONV_INLINE void accumulate_rows(const Rows<A>& rows, int64_t offset, int64_t i, int64_t K,
+                                      int64_t tiles, const A* slopes, int64_t chunks, A* sums) {
   constexpr int V = kLanes<A>;
-  const int64_t size = K ? K : runtime_K;
+  for (; i + I <= K; i += I) {
+    const A* x[I];
+    for (int k = 0; k < I; ++k) x[k] = rows.pointers[i + k] ? rows.pointers[i + k] + offset : nullptr;
+    accumulate_block<I, Q>(x, tiles, slopes, chunks, sums + i * chunks * V);
+  }
+  if constexpr (I > 1) {
+    if (i < K) accumulate_rows<I - 1, Q>(rows, offset, i, K, tiles, slopes, chunks, sums);
+  }
+}
+
+// Chunks is their number, or 0 if known at run time.
+template <int Chunks, class A>
+void accumulate_points(const Scheme& scheme, int64_t K, const Rows<A>& rows, int64_t tiles, const A* slopes,
+                       A* sums) {
+  constexpr int V = kLanes<A>;
+  const int64_t chunks = scheme.chunks;
 #pragma GCC unroll 1
-  for (int64_t i = 0; i < size; ++i) {
-    if (!rows[i]) continue;
-    const A* row = rows[i] + offset;
-    A* row_sums = sums + i * size * V;
-    if constexpr (K > 0) {
-      accumulate_kernel_row<0, K>(row, cols, grad, row_sums);
+  for (int64_t p = 0; p < scheme.points; ++p) {
+    const int64_t offset = rows.offset + p * rows.pitch * V;
+    if constexpr (Chunks > 0) {
+      accumulate_rows<kernel_rows(Chunks), Chunks>(rows, offset, 0, K, tiles, slopes, chunks, sums);
     } else {
-      int64_t j = 0;
-      for (; j + 8 <= size; j += 8) accumulate_taps<8>(row + j * V, cols, grad, row_sums + j * V);
-      for (; j < size; ++j) accumulate_taps<1>(row + j * V, cols, grad, row_sums + j * V);
+      int64_t q = 0;
+      for (; q + 3 <= chunks; q += 3) {
+        accumulate_rows<2, 3>(rows, offset + q * V, 0, K, tiles, slopes, chunks, sums + q * V);
+      }
+      for (; q < chunks; ++q) {
+        accumulate_rows<2, 1>(rows, offset + q * V, 0, K, tiles, slopes, chunks, sums + q * V);
+      }
     }
+    slopes += tiles * V;
+    sums += K * chunks * V;
   }
 }
 
 }  // namespace
 
 template <>
-AccumulateWeight<float> accumulate_weight<float>(int64_t K) {
-  switch (K) {
-    case 1: return accumulate<1, float>;
-    case 3: return accumulate<3, float>;
-    case 5: return accumulate<5, float>;
-    case 7: return accumulate<7, float>;
-    case 9: return accumulate<9, float>;
-    case 11: return accumulate<11, float>;
-    case 13: return accumulate<13, float>;
-    case 15: return accumulate<15, float>;
-    case 17: return accumulate<17, float>;
-    default: return accumulate<0, float>;
+void accumulate(const Scheme& scheme, int64_t K, const Rows<float>& rows, int64_t tiles, const float* slopes,
+                float* sums) {
+  const auto run = [&](auto kernel) { kernel(scheme, K, rows, tiles, slopes, sums); };
+  switch (scheme.chunks) {
+    case 1: return run(accumulate_points<1, float>);
+    case 2: return run(accumulate_points<2, float>);
+    case 3: return run(accumulate_points<3, float>);
+    case 4: return run(accumulate_points<4, float>);
+    case 5: return run(accumulate_points<5, float>);
+    default: return run(accumulate_points<0, float>);
   }
 }
 
 template <>
-AccumulateWeight<double> accumulate_weight<double>(int64_t) {
-  return accumulate<0, double>;
+void accumulate(const Scheme& scheme, int64_t K, const Rows<double>& rows, int64_t tiles,
+                const double* slopes, double* sums) {
+  accumulate_points<0>(scheme, K, rows, tiles, slopes, sums);
 }
 
 }  // namespace deltaconv::cpu::DELTACONV_ISA

@@ -10,23 +10,26 @@ DELTACONV_INLINE Range share(Range parts, int64_t count, int64_t size) {
   return {parts.begin * size / count, parts.end * size / count};
 }
 
-// One stage of one task: its rows go from x through the recomputed convolution (`convolution`) to the
-// gradient of the convolution (`slope`) and to the gradient of the pooled image (`pooled`).
+// One stage of one task: its rows go from x through the recomputed convolution to its gradient, the slope,
+// and from there to the gradient of the pooled image.
 template <class T>
 struct BackwardStage {
   using A = Accumulator<T>;
 
   Convolution<T> convolution;
-  Range own_rows, own_cols;        // of the stage's grid: this task's share of the weight gradient
-  Range pooled_rows, pooled_cols;  // of the stage's grid: what this task's part of grad_x is made of
-  A* gradient;                     // the upsampling's adjoint of a group of grad
-  A* combined;                     // a group of grad, between the two halves of a resampling
-  Ring<A> slope;                   // zero-padded, columns from slope_begin
-  int64_t slope_begin;
+  Range own_rows, own_cols;         // of the stage's grid: this task's share of the weight gradient
+  Range pooled_rows, pooled_cols;   // of the stage's grid: what this task's part of grad_x is made of
   int64_t next_slope, next_pooled;  // first rows not yet computed
-  Ring<A> pooled;                   // columns from pooled_cols.begin
-  A *flipped, *no_bias;             // [planes][K * K] vectors, one vector
-  A* sums;                          // [planes][K * K + 1] vectors of weight and bias gradient
+  A* gradient;                      // the upsampling's adjoint of one row of grad, columns convolution.cols
+  A* combined;                      // one row of grad, between the two halves of a resampling
+  A* slope_row[2];                  // u's and v's slope, zero-padded, columns from slope_begin
+  int64_t slope_begin, slope_width;
+  TransformedRows<A> slope;  // rows of all planes, for the convolution's adjoint
+  Ring<A> pooled;            // columns from pooled_cols.begin
+  A *flipped, *no_bias;      // [planes][points][K][chunks] vectors, one vector
+  A* filters;                // a transformed slope_row as accumulate() takes it
+  A* sums;                   // [planes][points][K][chunks] vectors of weight gradient
+  A* bias_sums;              // [planes] vectors
 };
 
 template <class T>
@@ -49,9 +52,12 @@ struct Backward {
   void compute_slope(BackwardStage<T>& stage);
   template <Gate gate>
   void compute_pooled(BackwardStage<T>& stage);
-  void read_gradient(const BackwardStage<T>& stage, int64_t r, int64_t vector, Range group) const;
-  void accumulate_sums(const BackwardStage<T>& stage, int64_t r) const;
-  void write_sums(const BackwardStage<T>& stage, int64_t strip) const;
+  void read_gradient(const BackwardStage<T>& stage, int64_t r, int64_t vector) const;
+  void finish_slope_row(const BackwardStage<T>& stage, int64_t r, int64_t half, int64_t plane,
+                        bool own) const;
+  int64_t strip_of(const BackwardStage<T>& stage, int64_t r) const;
+  Range strip_rows(const BackwardStage<T>& stage, int64_t r) const;
+  void write_sums_at_end_of_strip(const BackwardStage<T>& stage, int64_t r) const;
   void write_grad_x(int64_t y) const;
 };
 
@@ -104,18 +110,25 @@ BackwardStage<T> Backward<T>::plan_stage(int64_t index, Arena& arena) const {
   convolution.plan_memory(arena);
 
   const int64_t planes = convolution.block.planes();
-  stage.gradient = arena.take<A>(kGroupPitch * V);
-  stage.combined =
-      arena.take<A>(full ? 0 : length(inputs_of(plan.upsample_adjoint_cols, convolution.cols)) * V);
-  stage.slope_begin = wide_cols.begin;
-  stage.slope = take_ring<A>(arena, K, planes, length(wide_cols) + kColumnSlack);
+  const Tiling& tiling = convolution.input.tiling;
   stage.next_slope = convolution.rows.begin;
   stage.next_pooled = stage.pooled_rows.begin;
-  const int64_t pooled_depth = full ? 1 : plan.pool_adjoint_rows.pitch;
-  stage.pooled = take_ring<A>(arena, pooled_depth, planes, length(stage.pooled_cols) + kColumnSlack);
-  stage.flipped = arena.take<A>(planes * K * K * V);
+  stage.gradient = arena.take<A>(length(convolution.cols) * V);
+  stage.combined =
+      arena.take<A>(full ? 0 : length(inputs_of(plan.upsample_adjoint_cols, convolution.cols)) * V);
+  stage.slope.plan_memory(arena, K, plan.h, planes, length(stage.pooled_cols), kRows - 1);
+  stage.slope_begin = smaller(convolution.cols.begin, stage.pooled_cols.begin - pad);
+  stage.slope_width = larger(stage.pooled_cols.begin - pad + stage.slope.tiling.input_width(),
+                             convolution.cols.begin + tiling.tiles * tiling.scheme.tile) -
+                      stage.slope_begin;
+  for (A*& row : stage.slope_row) row = arena.take<A>(stage.slope_width * V);
+  const int64_t pooled_depth = full ? kRows : plan.pool_adjoint_rows.pitch + kRows - 1;
+  stage.pooled = take_ring<A>(arena, pooled_depth, planes, stage.slope.tiling.output_width());
+  stage.flipped = arena.take<A>(planes * stage.slope.filter_size() * V);
   stage.no_bias = arena.take<A>(V);
-  stage.sums = arena.take<A>(planes * (K * K + 1) * V);
+  stage.filters = arena.take<A>(tiling.scheme.points * tiling.tiles * V);
+  stage.sums = arena.take<A>(planes * convolution.input.filter_size() * V);
+  stage.bias_sums = arena.take<A>(planes * V);
   return stage;
 }
 
@@ -126,9 +139,10 @@ void Backward<T>::run() {
   for (int64_t s = 0; s < S; ++s) {
     BackwardStage<T>& stage = stages[s];
     stage.convolution.start();
+    stage.slope.start();
+    for (A* row : stage.slope_row) zero_vectors(row, stage.slope_width);
     pack_weights(arguments.problem, stage.convolution.block, s, true, stage.flipped);
     zero_vectors(stage.no_bias, 1);
-    zero_vectors(stage.slope.data, stage.slope.depth * stage.slope.planes * stage.slope.width);
   }
   for (int64_t y = rows.begin; arguments.grad_x && y < rows.end; ++y) {
     for (int64_t s = 0; s < S; ++s) {
@@ -144,105 +158,139 @@ void Backward<T>::run() {
   }
 }
 
-// The next row of the gradient of the convolution, and its share of the weight gradient.
+// The next rows of the gradient of the convolution, and their share of the weight gradient.
 template <class T>
 template <Gate gate>
 void Backward<T>::compute_slope(BackwardStage<T>& stage) {
   Convolution<T>& convolution = stage.convolution;
-  const int64_t r = stage.next_slope++, vectors = convolution.block.vectors;
-  const int64_t left = convolution.cols.begin - stage.slope_begin;
+  const int64_t first = stage.next_slope, count = smaller(kRows, convolution.rows.end - first);
+  const int64_t vectors = convolution.block.vectors, cols = length(convolution.cols);
   const A scale = arguments.problem.gate_scale;
-  convolution.row(r, [&](Range group) {
+  convolution.convolve_rows(first, count);
+  for (int64_t r = first; r < first + count; ++r) {
+    const bool own = arguments.partials && r >= stage.own_rows.begin && r < stage.own_rows.end;
     for (int64_t i = 0; i < vectors; ++i) {
-      read_gradient(stage, r, i, group);
-      const A *u = convolution.activation(i), *v = convolution.activation(i + vectors);
-      A* to_u = stage.slope.at(r, i) + (left + group.begin) * V;
-      A* to_v = stage.slope.at(r, i + vectors) + (left + group.begin) * V;
-      for (int64_t x = 0; x < length(group) * V; x += V) {
+      read_gradient(stage, r, i);
+      const A* u = convolution.activation(r - first, i);
+      const A* v = convolution.activation(r - first, i + vectors);
+      const int64_t offset = (convolution.cols.begin - stage.slope_begin) * V;
+      A *to_u = stage.slope_row[0] + offset, *to_v = stage.slope_row[1] + offset;
+      for (int64_t x = 0; x < cols * V; x += V) {
         const auto gradient = gate_gradient<gate>(load(stage.gradient + x), load(u + x), load(v + x), scale);
         store(to_u + x, gradient.u);
         store(to_v + x, gradient.v);
       }
+      for (int64_t half = 0; half < 2; ++half) finish_slope_row(stage, r, half, i + half * vectors, own);
     }
-  });
-  if (arguments.partials && r >= stage.own_rows.begin && r < stage.own_rows.end) accumulate_sums(stage, r);
+    if (own) write_sums_at_end_of_strip(stage, r);
+  }
+  stage.next_slope += count;
 }
 
-// A group of row r of grad as the gated convolution of `stage` sees it, one vector of channels.
+// Row r of grad as the gated convolution of `stage` sees it, one vector of channels.
 template <class T>
-void Backward<T>::read_gradient(const BackwardStage<T>& stage, int64_t r, int64_t vector, Range group) const {
+void Backward<T>::read_gradient(const BackwardStage<T>& stage, int64_t r, int64_t vector) const {
   const Convolution<T>& convolution = stage.convolution;
   const StagePlan<A>& plan = *convolution.plan;
   const Block<A>& block = convolution.block;
   const int64_t channel = convolution.stage * (arguments.problem.sizes.C / 2) + block.slice_channel(vector);
-  const Range part{convolution.cols.begin + group.begin, convolution.cols.begin + group.end};
-  const int64_t rows_ahead = plan.factor;  // as far as the next row's span starts
-  const auto source = source_of(arguments.grad, task.image, channel, block.lanes(vector), rows_ahead);
-  const auto put = [&](int64_t x, Vector<A> value) { store(stage.gradient + (x - part.begin) * V, value); };
+  const auto source = source_of(arguments.grad, task.image, channel, block.lanes(vector), plan.factor);
+  A* out = stage.gradient - convolution.cols.begin * V;
+  const auto put = [&](int64_t x, Vector<A> value) { store(out + x * V, value); };
   if (plan.factor == 1) {
-    copy_row(source, r, part, put);
+    copy_row(source, r, convolution.cols, put);
   } else {
-    resample_row(source, plan.upsample_adjoint_rows, plan.upsample_adjoint_cols, r, part, stage.combined,
-                 put);
+    resample_row(source, plan.upsample_adjoint_rows, plan.upsample_adjoint_cols, r, convolution.cols,
+                 stage.combined, put);
   }
 }
 
-// Row r's share of the weight and bias gradient. A strip's sums start from zero and are written at its end,
-// so that they do not depend on how strips are grouped into tasks.
+// Hands a slope row on: to the convolution's adjoint and, if this task owns the row, to the weight gradient.
 template <class T>
-void Backward<T>::accumulate_sums(const BackwardStage<T>& stage, int64_t r) const {
+void Backward<T>::finish_slope_row(const BackwardStage<T>& stage, int64_t r, int64_t half, int64_t plane,
+                                   bool own) const {
   const Convolution<T>& convolution = stage.convolution;
-  const int64_t K = arguments.problem.sizes.K, taps = K * K + 1, planes = convolution.block.planes();
-  const int64_t h = convolution.plan->h, strips = arguments.partition.strips;
-  const int64_t strip = ((r + 1) * strips - 1) / h;  // the one that owns row r
-  const Range own = share({strip, strip + 1}, strips, h);
-  if (r == own.begin) zero_vectors(stage.sums, planes * taps);
-  const AccumulateWeight<A> accumulate = accumulate_weight<A>(K);
-  const int64_t cols = length(stage.own_cols), first = stage.own_cols.begin - convolution.cols.begin;
-  const A* around[kMaxK];
-  window(convolution.pooled, r, K, h, around);
-  for (int64_t plane = 0; plane < planes; ++plane) {
-    const A* slope = stage.slope.at(r, plane) + (stage.own_cols.begin - stage.slope_begin) * V;
-    A* sums = stage.sums + plane * taps * V;
-    accumulate(around, (plane * convolution.pooled.width + first) * V, K, cols, slope, sums);
-    Vector<A> bias = load(sums + K * K * V);
-    for (int64_t x = 0; x < cols; ++x) bias += load(slope + x * V);
-    store(sums + K * K * V, bias);
+  const int64_t K = arguments.problem.sizes.K;
+  A* row = stage.slope_row[half];
+  const auto at = [&](int64_t col) { return row + (col - stage.slope_begin) * V; };
+  if (arguments.grad_x) stage.slope.put(r, plane, at(stage.pooled_cols.begin - K / 2));
+  if (!own) return;
+
+  zero_vectors(at(convolution.cols.begin), stage.own_cols.begin - convolution.cols.begin);
+  zero_vectors(at(stage.own_cols.end), convolution.cols.end - stage.own_cols.end);
+  const Tiling& tiling = convolution.input.tiling;
+  with_tile(tiling.scheme.tile, [&]<int M>() {
+    transform_filters<M>(at(convolution.cols.begin), tiling.tiles, tiling.tiles, stage.filters);
+  });
+  A* sums = stage.sums + plane * convolution.input.filter_size() * V;
+  A* bias_sum = stage.bias_sums + plane * V;
+  if (r == strip_rows(stage, r).begin) {
+    zero_vectors(sums, convolution.input.filter_size());
+    zero_vectors(bias_sum, 1);
   }
-  if (r == own.end - 1) write_sums(stage, strip);
+  Rows<A> around = convolution.input.around(r, 1);
+  around.offset = convolution.input.plane_offset(plane);
+  accumulate<A>(tiling.scheme, K, around, tiling.tiles, stage.filters, sums);
+  Vector<A> bias = load(bias_sum);
+  for (int64_t x = stage.own_cols.begin; x < stage.own_cols.end; ++x) bias += load(at(x));
+  store(bias_sum, bias);
+}
+
+// The strip that owns row r. Its sums start from zero and are written at its end, so that they do not depend
+// on how strips are grouped into tasks.
+template <class T>
+int64_t Backward<T>::strip_of(const BackwardStage<T>& stage, int64_t r) const {
+  return ((r + 1) * arguments.partition.strips - 1) / stage.convolution.plan->h;
 }
 
 template <class T>
-void Backward<T>::write_sums(const BackwardStage<T>& stage, int64_t strip) const {
+Range Backward<T>::strip_rows(const BackwardStage<T>& stage, int64_t r) const {
+  const int64_t strip = strip_of(stage, r);
+  return share({strip, strip + 1}, arguments.partition.strips, stage.convolution.plan->h);
+}
+
+template <class T>
+void Backward<T>::write_sums_at_end_of_strip(const BackwardStage<T>& stage, int64_t r) const {
+  if (r != strip_rows(stage, r).end - 1) return;
   const Sizes& sizes = arguments.problem.sizes;
   const Partition& partition = arguments.partition;
   const Block<A>& block = stage.convolution.block;
-  const int64_t taps = sizes.K * sizes.K + 1;
-  const int64_t part = (task.image * partition.strips + strip) * partition.panels + task.panel;
+  const Scheme& scheme = stage.convolution.input.tiling.scheme;
+  const int64_t K = sizes.K, chunks = scheme.chunks;
+  const int64_t part = (task.image * partition.strips + strip_of(stage, r)) * partition.panels + task.panel;
+  A taps[(kMaxK + 3) * V];
   for (int64_t plane = 0; plane < block.planes(); ++plane) {
-    A* to = arguments.partials + (part * sizes.S + stage.convolution.stage) * taps * sizes.C +
+    const A* sums = stage.sums + plane * scheme.points * K * chunks * V;
+    const int lanes = block.lanes(plane);
+    A* to = arguments.partials + (part * sizes.S + stage.convolution.stage) * (K * K + 1) * sizes.C +
             block.channel(plane);
-    const A* sums = stage.sums + plane * taps * V;
-    for (int64_t tap = 0; tap < taps; ++tap)
-      store(to + tap * sizes.C, load(sums + tap * V), block.lanes(plane));
+    for (int64_t i = 0; i < K; ++i) {
+      with_tile(scheme.tile, [&]<int M>() {
+        transform_outputs<M>(sums + i * chunks * V, chunks, K * chunks, Vector<A>{}, taps);
+      });
+      for (int64_t j = 0; j < K; ++j, to += sizes.C) store(to, load(taps + j * V), lanes);
+    }
+    store(to, load(stage.bias_sums + plane * V), lanes);
   }
 }
 
-// The next row of the gradient of the pooled image: the convolution's adjoint.
+// The next rows of the gradient of the pooled image: the convolution's adjoint.
 template <class T>
 template <Gate gate>
 void Backward<T>::compute_pooled(BackwardStage<T>& stage) {
   const Convolution<T>& convolution = stage.convolution;
-  const int64_t K = arguments.problem.sizes.K, r = stage.next_pooled++;
-  const int64_t last = smaller(r + K / 2, convolution.plan->h - 1);
+  const TransformedRows<A>& slope = stage.slope;
+  const int64_t K = slope.K, first = stage.next_pooled, count = smaller(kRows, stage.pooled_rows.end - first);
+  const int64_t last = smaller(first + count - 1 + K / 2, slope.height - 1);
   while (stage.next_slope <= last) compute_slope<gate>(stage);
-  const int64_t first = stage.pooled_cols.begin - K / 2 - stage.slope_begin;
-  const A* around[kMaxK];
-  window(stage.slope, r, K, convolution.plan->h, around);
+  Rows<A> around = slope.around(first, count);
   for (int64_t plane = 0; plane < convolution.block.planes(); ++plane) {
-    convolution.convolve(around, (plane * stage.slope.width + first) * V, K, length(stage.pooled_cols),
-                         stage.flipped + plane * K * K * V, stage.no_bias, stage.pooled.at(r, plane));
+    around.offset = slope.plane_offset(plane);
+    convolve<A>(slope.tiling.scheme, K, around, count, slope.tiling.tiles,
+                stage.flipped + plane * slope.filter_size() * V, stage.no_bias,
+                {stage.pooled.at(first, plane), stage.pooled.at(first + 1, plane)});
   }
+  stage.next_pooled += count;
 }
 
 // The pooling's adjoint, summed over the stages and rounded once.

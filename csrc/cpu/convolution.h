@@ -1,5 +1,5 @@
-// One stage's convolution for one block of channels, row after row: x is read, pooled, widened and padded
-// once.
+// One stage's convolution for one block of channels, rows in order: x is read, pooled, widened, padded and
+// transformed once.
 #pragma once
 
 #include "cpu/convolve.h"
@@ -7,26 +7,47 @@
 
 namespace deltaconv::cpu::DELTACONV_ISA {
 
-inline constexpr int64_t kMaxK = 31;
+// The tiles of `cols` columns of outputs, and the tiles of inputs that they need.
+struct Tiling {
+  Scheme scheme;
+  int64_t tiles, pitch;  // pitch: tiles of inputs, at least those of kMinTiles
 
-// Rows are convolved in groups of kGroup to 2 * kGroup - 1 columns. What is done between two groups (reading
-// the next row, the gate, writing) runs beside the multiplications that the processor still has in flight.
-inline constexpr int64_t kGroup = 32;
-inline constexpr int64_t kGroupPitch = 2 * kGroup + kColumnSlack;
+  DELTACONV_INLINE int64_t input_tiles() const { return tiles + scheme.chunks - 1; }
+  DELTACONV_INLINE int64_t width() const { return scheme.points * pitch; }  // vectors of a transformed row
+  DELTACONV_INLINE int64_t output_width() const { return larger(tiles, kMinTiles) * scheme.tile; }
+  // Columns of padded inputs, the first K / 2 left of the first output.
+  DELTACONV_INLINE int64_t input_width() const { return (input_tiles() + 1) * scheme.tile - 1; }
+};
 
-// A kernel's taps for every plane: [planes][K * K] vectors.
+template <class A>
+DELTACONV_INLINE Tiling tiling_of(int64_t K, int64_t cols) {
+  const Scheme scheme = scheme_of<A>(K);
+  const int64_t tiles = (cols + scheme.tile - 1) / scheme.tile;
+  return {scheme, tiles, larger(tiles, kMinTiles) + scheme.chunks - 1};
+}
+
+// The transformed kernels of every plane of a block: [planes][points][K][chunks] vectors.
 template <class T>
 DELTACONV_INLINE void pack_weights(const Problem<T>& problem, const Block<Accumulator<T>>& block,
                                    int64_t stage, bool flipped, Accumulator<T>* out) {
   using A = Accumulator<T>;
-  const Sizes& sizes = problem.sizes;
-  const int64_t taps = sizes.K * sizes.K;
+  constexpr int V = kLanes<A>;
+  const int64_t K = problem.sizes.K, C = problem.sizes.C;
+  const Scheme scheme = scheme_of<A>(K);
+  A row[(kMaxK + 3) * V] = {};  // a kernel row, zeros up to whole chunks
   for (int64_t plane = 0; plane < block.planes(); ++plane) {
-    const T* from = problem.weight + stage * taps * sizes.C + block.channel(plane);
+    const T* from = problem.weight + stage * K * K * C + block.channel(plane);
     const int lanes = block.lanes(plane);
-    for (int64_t tap = 0; tap < taps; ++tap, out += kLanes<A>) {
-      store(out, load(from + (flipped ? taps - 1 - tap : tap) * sizes.C, lanes));
+    for (int64_t i = 0; i < K; ++i) {
+      for (int64_t j = 0; j < K; ++j) {
+        const int64_t tap = i * K + j;
+        store(row + j * V, load(from + (flipped ? K * K - 1 - tap : tap) * C, lanes));
+      }
+      with_tile(scheme.tile, [&]<int M>() {
+        transform_filters<M>(row, scheme.chunks, K * scheme.chunks, out + i * scheme.chunks * V);
+      });
     }
+    out += scheme.points * K * scheme.chunks * V;
   }
 }
 
@@ -40,24 +61,47 @@ DELTACONV_INLINE void pack_bias(const Problem<T>& problem, const Block<Accumulat
   }
 }
 
-// Pointers to the K rows around row r of a grid of `height` rows, at plane 0; null where there is none.
+// The transformed rows of one block of channels around the rows being convolved.
 template <class A>
-DELTACONV_INLINE void window(const Ring<A>& ring, int64_t r, int64_t K, int64_t height, const A** rows) {
-  for (int64_t i = 0; i < K; ++i) {
-    const int64_t from = r - K / 2 + i;
-    rows[i] = from >= 0 && from < height ? ring.at(from, 0) : nullptr;
-  }
-}
+struct TransformedRows {
+  static constexpr int V = kLanes<A>;
 
-// Calls visit(group) for the groups of [0, cols) in ascending order.
-template <class Visit>
-DELTACONV_INLINE void for_groups(int64_t cols, const Visit& visit) {
-  for (int64_t begin = 0; begin < cols;) {
-    const int64_t end = cols - begin < 2 * kGroup ? cols : begin + kGroup;
-    visit(Range{begin, end});
-    begin = end;
+  Tiling tiling;
+  int64_t K, height;  // of the grid: rows outside of it are zero
+  Ring<A> ring;
+
+  // rows_ahead: how many rows may be put before the last that a convolution needs is used.
+  DELTACONV_INLINE void plan_memory(Arena& arena, int64_t kernel, int64_t grid_height, int64_t planes,
+                                    int64_t cols, int64_t rows_ahead) {
+    K = kernel;
+    height = grid_height;
+    tiling = tiling_of<A>(K, cols);
+    ring = take_ring<A>(arena, K + kRows - 1 + rows_ahead, planes, tiling.width());
   }
-}
+
+  DELTACONV_INLINE void start() { zero_vectors(ring.data, ring.depth * ring.planes * ring.width); }
+
+  // Transforms row r of one plane from its padded columns, [tiling.input_width()] vectors.
+  DELTACONV_INLINE void put(int64_t r, int64_t plane, const A* padded) const {
+    with_tile(tiling.scheme.tile, [&]<int M>() {
+      transform_inputs<M>(padded, tiling.input_tiles(), tiling.pitch, ring.at(r, plane));
+    });
+  }
+
+  // The rows that rows r .. r + count - 1 of the convolution are made of.
+  DELTACONV_INLINE Rows<A> around(int64_t r, int64_t count) const {
+    Rows<A> rows;
+    rows.pitch = tiling.pitch;
+    for (int64_t i = 0; i < K + count - 1; ++i) {
+      const int64_t from = r - K / 2 + i;
+      rows.pointers[i] = from >= 0 && from < height ? ring.at(from, 0) : nullptr;
+    }
+    return rows;
+  }
+
+  DELTACONV_INLINE int64_t plane_offset(int64_t plane) const { return plane * ring.width * V; }
+  DELTACONV_INLINE int64_t filter_size() const { return tiling.scheme.points * K * tiling.scheme.chunks; }
+};
 
 template <class T>
 struct Convolution {
@@ -68,76 +112,69 @@ struct Convolution {
   const StagePlan<A>* plan;
   int64_t image, stage;
   Block<A> block;
-  Range rows, cols;   // of the stage's grid, to be convolved
-  Ring<A> pooled;     // rows of the pooled image, columns from cols.begin - K / 2, zeros outside of the grid
-  int64_t next;       // first row not yet in `pooled`
-  A *weights, *bias;  // [planes][K * K] and [planes] vectors
-  A* activations;     // a convolved group: [planes][kGroupPitch] vectors
-  A* combined;        // one row of x, between the two halves of a resampling
-  ConvolveRow<A> convolve;
+  Range rows, cols;          // of the stage's grid, to be convolved
+  TransformedRows<A> input;  // rows of the pooled image
+  int64_t next;              // first row not yet in `input`
+  A* weights;                // [planes][points][K][chunks] vectors
+  A* bias;                   // [planes] vectors
+  A* padded;                 // a row of the pooled image, zeros where it has no columns
+  A* combined;               // a row of x, between the two halves of a resampling
+  A* activations;            // [kRows][planes][input.tiling.output_width()] vectors
 
   DELTACONV_INLINE int64_t K() const { return problem->sizes.K; }
-  DELTACONV_INLINE const A* activation(int64_t plane) const { return activations + plane * kGroupPitch * V; }
-
-  // The grid's columns that `pooled` holds.
-  DELTACONV_INLINE Range inside() const { return clip({cols.begin - K() / 2, cols.end + K() / 2}, plan->w); }
+  DELTACONV_INLINE A* activation(int64_t i, int64_t plane) const {
+    return activations + (i * block.planes() + plane) * input.tiling.output_width() * V;
+  }
 
   // Lays out scratch memory; writes none of it.
   DELTACONV_INLINE void plan_memory(Arena& arena) {
-    const int64_t taps = K() * K();
-    pooled = take_ring<A>(arena, K() + 1, block.planes(), length(cols) + K() - 1 + kColumnSlack);
-    weights = arena.take<A>(block.planes() * taps * V);
+    input.plan_memory(arena, K(), plan->h, block.planes(), length(cols), 0);
+    weights = arena.take<A>(block.planes() * input.filter_size() * V);
     bias = arena.take<A>(block.planes() * V);
-    activations = arena.take<A>(block.planes() * kGroupPitch * V);
-    const int64_t source_cols = plan->factor == 1 ? 0 : length(inputs_of(plan->pool_cols, inside()));
-    combined = arena.take<A>(source_cols * V);
+    padded = arena.take<A>(input.tiling.input_width() * V);
+    const bool resampled = plan->factor != 1 && !plan->divides;
+    combined = arena.take<A>(resampled ? length(inputs_of(plan->pool_cols, inside())) * V : 0);
+    activations = arena.take<A>(kRows * block.planes() * input.tiling.output_width() * V);
   }
 
   DELTACONV_INLINE void start() {
-    convolve = convolve_row<A>(K());
+    next = larger(rows.begin - K() / 2, 0);
     pack_weights(*problem, block, stage, false, weights);
     pack_bias(*problem, block, stage, bias);
-    zero_vectors(pooled.data, pooled.depth * pooled.planes * pooled.width);
-    const int64_t first = larger(rows.begin - K() / 2, 0), end = smaller(rows.begin + K() / 2 + 1, plan->h);
-    for (next = first; next < end; ++next) read_row(next, inside());
+    zero_vectors(padded, input.tiling.input_width());
+    input.start();
   }
 
-  // Convolves row r, the first time rows.begin, then one row on at each call. Between the groups it reads the
-  // row that the next call needs. visit(group) finds the group's values, [0, length(group)), in
-  // `activations`.
-  template <class Visit>
-  DELTACONV_INLINE void row(int64_t r, const Visit& visit) {
-    const A* around[kMaxK];
-    window(pooled, r, K(), plan->h, around);
-    const Range ahead = next < plan->h && r + 1 < rows.end ? inside() : Range{0, 0};
-    int64_t read = ahead.begin;
-    for_groups(length(cols), [&](Range group) {
-      for (int64_t plane = 0; plane < block.planes(); ++plane) {
-        convolve(around, (plane * pooled.width + group.begin) * V, K(), length(group),
-                 weights + plane * K() * K() * V, bias + plane * V, activations + plane * kGroupPitch * V);
-      }
-      visit(group);
-      const int64_t read_end = ahead.begin + length(ahead) * group.end / length(cols);
-      if (read_end > read) read_row(next, {read, read_end});
-      read = read_end;
-    });
-    if (length(ahead)) ++next;
+  // Convolves rows r .. r + count - 1, count at most kRows, into activation(i, plane). Rows come in order.
+  DELTACONV_INLINE void convolve_rows(int64_t r, int64_t count) {
+    for (const int64_t last = smaller(r + count - 1 + K() / 2, plan->h - 1); next <= last; ++next)
+      read_row(next);
+    Rows<A> around = input.around(r, count);
+    for (int64_t plane = 0; plane < block.planes(); ++plane) {
+      around.offset = input.plane_offset(plane);
+      convolve<A>(input.tiling.scheme, K(), around, count, input.tiling.tiles,
+                  weights + plane * input.filter_size() * V, bias + plane * V,
+                  {activation(0, plane), activation(1, plane)});
+    }
   }
 
-  // Columns `part` of row r of the pooled image.
-  DELTACONV_INLINE void read_row(int64_t r, Range part) {
+  // The grid's columns that the convolution needs.
+  DELTACONV_INLINE Range inside() const { return clip({cols.begin - K() / 2, cols.end + K() / 2}, plan->w); }
+
+  DELTACONV_INLINE void read_row(int64_t r) {
+    A* out = padded + (K() / 2 - cols.begin) * V;
+    const auto put = [&](int64_t x, Vector<A> value) { store(out + x * V, value); };
     for (int64_t plane = 0; plane < block.planes(); ++plane) {
       const auto source =
           source_of(problem->x, image, block.channel(plane), block.lanes(plane), plan->factor);
-      A* out = pooled.at(r, plane) + (K() / 2 - cols.begin) * V;
-      const auto put = [&](int64_t x, Vector<A> value) { store(out + x * V, value); };
       if (plan->factor == 1) {
-        copy_row(source, r, part, put);
+        copy_row(source, r, inside(), put);
       } else if (plan->divides) {
-        average_windows<A>(source, plan->factor, r, part, put);
+        average_windows<A>(source, plan->factor, r, inside(), put);
       } else {
-        resample_row(source, plan->pool_rows, plan->pool_cols, r, part, combined, put);
+        resample_row(source, plan->pool_rows, plan->pool_cols, r, inside(), combined, put);
       }
+      input.put(r, plane, padded);
     }
   }
 };

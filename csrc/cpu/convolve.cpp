@@ -3,115 +3,178 @@
 namespace deltaconv::cpu::DELTACONV_ISA {
 namespace {
 
-// Columns of a register tile and weights held beside it: 16 vector registers on AVX2 and SSE, 32 on AVX-512
-// and NEON.
+// A register tile is kTiles tiles of kRows rows; beside it are kTaps weights of each row. 16 vector registers
+// on AVX2 and SSE, 32 on AVX-512 and NEON.
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int kTile = 16;
-constexpr int kHeldWeights = 13;
+constexpr int kTiles = 8;
+constexpr int kTaps = 5;
 #else
-constexpr int kTile = 12;
-constexpr int kHeldWeights = 2;
+constexpr int kTiles = 4;
+constexpr int kTaps = 3;
 #endif
 
-// Adds taps [j, j + Q) of one kernel row to a tile of N columns: each x is loaded once and serves Q taps.
-template <int N, int Q, class A>
-DELTACONV_INLINE void add_taps(Vector<A> (&sum)[N], const A* x, const A* weights) {
+// One input row's part in R rows of outputs, Q chunks of taps: each input is loaded once and serves R * Q
+// sums.
+template <int T, int R, int Q, class A>
+DELTACONV_INLINE void add_chunks(Vector<A> (&sum)[R][T], const A* x, const A* const (&weights)[R]) {
   constexpr int V = kLanes<A>;
-  Vector<A> w[Q];
-#pragma GCC unroll 32
-  for (int q = 0; q < Q; ++q) w[q] = load(weights + q * V);
-#pragma GCC unroll 64
-  for (int c = 0; c < N + Q - 1; ++c) {
-    const Vector<A> value = load(x + c * V);
-#pragma GCC unroll 32
+  Vector<A> w[R][Q];
+#pragma GCC unroll 2
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int q = 0; q < Q; ++q) w[r][q] = load(weights[r] + q * V);
+  }
+#pragma GCC unroll 16
+  for (int s = 0; s < T + Q - 1; ++s) {
+    const Vector<A> value = load(x + s * V);
+#pragma GCC unroll 8
     for (int q = 0; q < Q; ++q) {
-      if (c - q >= 0 && c - q < N) sum[c - q] += value * w[q];
+#pragma GCC unroll 2
+      for (int r = 0; r < R; ++r) {
+        if (s - q >= 0 && s - q < T) sum[r][s - q] += value * w[r][q];
+      }
     }
   }
 }
 
-template <int N, int J, int K, class A>
-DELTACONV_INLINE void add_kernel_row(Vector<A> (&sum)[N], const A* x, const A* weights) {
+// The same for all chunks, in pieces that fit the registers. Chunks is their number, or 0 if known at run
+// time.
+template <int T, int R, int Chunks, class A>
+DELTACONV_INLINE void add_row(Vector<A> (&sum)[R][T], int64_t chunks, const A* x,
+                              const A* const (&weights)[R]) {
   constexpr int V = kLanes<A>;
-  if constexpr (J < K) {
-    constexpr int chunks = (K - J + kHeldWeights - 1) / kHeldWeights;
-    constexpr int Q = (K - J + chunks - 1) / chunks;
-    add_taps<N, Q>(sum, x + J * V, weights + J * V);
-    add_kernel_row<N, J + Q, K>(sum, x, weights);
+  if constexpr (Chunks > 0) {
+    constexpr int pieces = (Chunks + kTaps - 1) / kTaps, Q = (Chunks + pieces - 1) / pieces;
+    add_chunks<T, R, Q>(sum, x, weights);
+    if constexpr (Q < Chunks) {
+      const A* rest[R];
+      for (int r = 0; r < R; ++r) rest[r] = weights[r] + Q * V;
+      add_row<T, R, Chunks - Q>(sum, chunks, x + Q * V, rest);
+    }
+  } else {
+    const A* rest[R];
+    for (int r = 0; r < R; ++r) rest[r] = weights[r];
+    for (int64_t left = chunks; left > 0;) {
+      const bool three = left >= 3;
+      if (three) {
+        add_chunks<T, R, 3>(sum, x, rest);
+      } else {
+        add_chunks<T, R, 1>(sum, x, rest);
+      }
+      const int64_t done = three ? 3 : 1;
+      left -= done;
+      x += done * V;
+      for (int r = 0; r < R; ++r) rest[r] += done * V;
+    }
   }
 }
 
-// K is a compile-time constant, or 0 for a size known at run time.
-template <int N, int K, class A>
-DELTACONV_INLINE void convolve_tile(const A* const* rows, int64_t offset, int64_t runtime_K, const A* weights,
-                                    const A* bias, A* out) {
+// The sums of T tiles of R rows at one point. A sum takes its products in the same order whatever T and R
+// are.
+template <int T, int R, int Chunks, class A>
+DELTACONV_INLINE void sum_products(const Rows<A>& rows, int64_t offset, int64_t K, int64_t chunks,
+                                   const A* weights, Vector<A> start, Vector<A> (&sum)[R][T]) {
   constexpr int V = kLanes<A>;
-  const int64_t size = K ? K : runtime_K;
-  Vector<A> sum[N];
-  const Vector<A> start = load(bias);
-#pragma GCC unroll 32
-  for (int n = 0; n < N; ++n) sum[n] = start;
+#pragma GCC unroll 2
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) sum[r][t] = start;
+  }
+  const int64_t step = chunks * V;
+  const auto single = [&](int64_t i, int r, const A* w) {
+    if (!rows.pointers[i]) return;
+    Vector<A>(&one)[1][T] = reinterpret_cast<Vector<A>(&)[1][T]>(sum[r]);
+    add_row<T, 1, Chunks>(one, chunks, rows.pointers[i] + offset, {w});
+  };
+  if constexpr (R == 1) {
 #pragma GCC unroll 1
-  for (int64_t i = 0; i < size; ++i) {
-    if (!rows[i]) continue;
-    const A* x = rows[i] + offset;
-    const A* w = weights + i * size * V;
-    if constexpr (K > 0) {
-      add_kernel_row<N, 0, K>(sum, x, w);
-    } else {
+    for (int64_t i = 0; i < K; ++i) single(i, 0, weights + i * step);
+  } else {
+    single(0, 0, weights);
 #pragma GCC unroll 1
-      for (int64_t j = 0; j < size; ++j) add_taps<N, 1>(sum, x + j * V, w + j * V);
+    for (int64_t i = 1; i < K; ++i) {
+      if (!rows.pointers[i]) continue;
+      add_row<T, R, Chunks>(sum, chunks, rows.pointers[i] + offset,
+                            {weights + i * step, weights + (i - 1) * step});
     }
+    single(K, 1, weights + (K - 1) * step);
   }
-#pragma GCC unroll 32
-  for (int n = 0; n < N; ++n) store(out + n * V, sum[n]);
 }
 
-// Tiles of kTile and 8 columns, and of 4 where there are fewer than 8. A tile that does not fit overlaps the
-// one before it rather than being narrower: it writes the same values again.
-template <int K, class A>
-void convolve(const A* const* rows, int64_t offset, int64_t size, int64_t cols, const A* weights,
-              const A* bias, A* out) {
-  constexpr int V = kLanes<A>;
-  for (int64_t col = 0; col < cols;) {
-    const int64_t left = cols - col;
-    if (left >= kTile ? left != 16 || kTile == 16 : cols >= kTile && left > 8) {
-      if (left < kTile) col = cols - kTile;
-      convolve_tile<kTile, K>(rows, offset + col * V, size, weights, bias, out + col * V);
-      col += kTile;
-    } else if (cols >= 8 && left > 4) {
-      if (left < 8) col = cols - 8;
-      convolve_tile<8, K>(rows, offset + col * V, size, weights, bias, out + col * V);
-      col += 8;
-    } else {
-      if (cols >= 4 && left < 4) col = cols - 4;
-      convolve_tile<4, K>(rows, offset + col * V, size, weights, bias, out + col * V);
-      col += 4;
+// T tiles from tile t on. Products of all points are kept on the stack before they are transformed back.
+template <int M, int T, int R, int Chunks, class A>
+DELTACONV_INLINE void convolve_tiles(const Scheme& scheme, int64_t K, const Rows<A>& rows, int64_t t,
+                                     const A* weights, const A* bias, A* const (&out)[kRows]) {
+  constexpr int V = kLanes<A>, P = 2 * M - 1;
+  const Vector<A> constant = load(bias);
+  alignas(64) A products[R][P][T * V];
+#pragma GCC unroll 1
+  for (int p = 0; p < P; ++p) {
+    Vector<A> sum[R][T];
+    sum_products<T, R, Chunks>(rows, rows.offset + (p * rows.pitch + t) * V, K, scheme.chunks,
+                               weights + p * K * scheme.chunks * V, M == 1 ? constant : Vector<A>{}, sum);
+#pragma GCC unroll 2
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int i = 0; i < T; ++i) store(M == 1 ? out[r] + (t + i) * V : &products[r][p][i * V], sum[r][i]);
     }
+  }
+  for (int r = 0; r < R && M > 1; ++r) {
+    transform_outputs<M>(&products[r][0][0], T, T, constant, out[r] + t * M * V);
+  }
+}
+
+// A tile that does not fit overlaps the one before it: it writes the same values again.
+template <int M, int R, int Chunks, class A>
+void convolve_rows(const Scheme& scheme, int64_t K, const Rows<A>& rows, int64_t tiles, const A* weights,
+                   const A* bias, A* const (&out)[kRows]) {
+  for (int64_t t = 0; t < tiles;) {
+    const int64_t left = tiles - t;
+    if (kTiles > 4 && tiles >= kTiles && left > 4) {
+      if (left < kTiles) t = tiles - kTiles;
+      convolve_tiles<M, kTiles, R, Chunks>(scheme, K, rows, t, weights, bias, out);
+      t += kTiles;
+    } else {
+      if (left < 4 && tiles >= 4) t = tiles - 4;
+      convolve_tiles<M, 4, R, Chunks>(scheme, K, rows, t, weights, bias, out);
+      t += 4;
+    }
+  }
+}
+
+template <int M, int Chunks, class A>
+void convolve_count(const Scheme& scheme, int64_t K, const Rows<A>& rows, int64_t count, int64_t tiles,
+                    const A* weights, const A* bias, A* const (&out)[kRows]) {
+  if (count == 1) {
+    convolve_rows<M, 1, Chunks>(scheme, K, rows, tiles, weights, bias, out);
+  } else {
+    convolve_rows<M, 2, Chunks>(scheme, K, rows, tiles, weights, bias, out);
   }
 }
 
 }  // namespace
 
 template <>
-ConvolveRow<float> convolve_row<float>(int64_t K) {
-  switch (K) {
-    case 1: return convolve<1, float>;
-    case 3: return convolve<3, float>;
-    case 5: return convolve<5, float>;
-    case 7: return convolve<7, float>;
-    case 9: return convolve<9, float>;
-    case 11: return convolve<11, float>;
-    case 13: return convolve<13, float>;
-    case 15: return convolve<15, float>;
-    case 17: return convolve<17, float>;
-    default: return convolve<0, float>;
+void convolve(const Scheme& scheme, int64_t K, const Rows<float>& rows, int64_t count, int64_t tiles,
+              const float* weights, const float* bias, float* const (&out)[kRows]) {
+  const auto run = [&](auto kernel) { kernel(scheme, K, rows, count, tiles, weights, bias, out); };
+  switch (scheme.tile * 100 + scheme.chunks) {
+    case 101: return run(convolve_count<1, 1, float>);
+    case 103: return run(convolve_count<1, 3, float>);
+    case 105: return run(convolve_count<1, 5, float>);
+    case 303: return run(convolve_count<3, 3, float>);
+    case 402: return run(convolve_count<4, 2, float>);
+    case 403: return run(convolve_count<4, 3, float>);
+    case 404: return run(convolve_count<4, 4, float>);
+    case 405: return run(convolve_count<4, 5, float>);
+    default: return run(convolve_count<4, 0, float>);
   }
 }
 
 template <>
-ConvolveRow<double> convolve_row<double>(int64_t) {
-  return convolve<0, double>;
+void convolve(const Scheme& scheme, int64_t K, const Rows<double>& rows, int64_t count, int64_t tiles,
+              const double* weights, const double* bias, double* const (&out)[kRows]) {
+  convolve_count<1, 0>(scheme, K, rows, count, tiles, weights, bias, out);
 }
 
 }  // namespace deltaconv::cpu::DELTACONV_ISA

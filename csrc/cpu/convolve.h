@@ -1,30 +1,36 @@
-// The two inner loops that nearly all time is spent in: a row of a depthwise convolution, and a row's share
-// of its weight gradient. Both work on one vector of channels, widened and zero-padded.
+// The two inner loops that nearly all time is spent in: rows of a depthwise convolution, and a row's share of
+// its weight gradient. Both work on one vector of channels, on rows transformed as tiles.h has it.
 #pragma once
 
-#include "cpu/simd.h"
+#include "cpu/tiles.h"
 
 namespace deltaconv::cpu::DELTACONV_ISA {
 
-// Columns past the last that convolve_row may read and write.
-inline constexpr int64_t kColumnSlack = 4;
+// Tiles of a row whose inputs, and whose outputs' room, must exist even if the row has fewer.
+inline constexpr int64_t kMinTiles = 4;
+// Rows that are convolved together: each of their inputs is loaded once.
+inline constexpr int64_t kRows = 2;
+inline constexpr int64_t kMaxK = 31;
 
-// out[x] = bias + sum over (i, j) of weights[i * K + j] * rows[i][x + j], for x in [0, cols).
-//   rows:    K pointers; [cols + K - 1 + kColumnSlack] vectors from `offset` on; null for a row of zeros
-//   weights: K * K vectors
-//   out:     [cols + kColumnSlack] vectors
+// Transformed rows around an output row: [points][pitch] vectors from rows[i] + offset on; null for zeros.
 template <class A>
-using ConvolveRow = void (*)(const A* const* rows, int64_t offset, int64_t K, int64_t cols, const A* weights,
-                             const A* bias, A* out);
+struct Rows {
+  const A* pointers[kMaxK + kRows - 1];
+  int64_t offset, pitch;
+};
 
-// sums[i * K + j] += sum over x in [0, cols) of grad[x] * rows[i][x + j], x in ascending order.
+// count (1 or 2) rows of outputs: out[r] = bias + the convolution of rows r .. r + K - 1, `tiles` tiles.
+//   weights: [points][K][chunks] vectors, G w
+//   out:     [max(tiles, kMinTiles) * m] vectors each
 template <class A>
-using AccumulateWeight = void (*)(const A* const* rows, int64_t offset, int64_t K, int64_t cols,
-                                  const A* grad, A* sums);
+void convolve(const Scheme& scheme, int64_t K, const Rows<A>& rows, int64_t count, int64_t tiles,
+              const A* weights, const A* bias, A* const (&out)[kRows]);
 
+// sums[p][i][q] += sum over t in [0, tiles) of slopes[p][t] * rows[i][p][t + q], in ascending t.
+//   slopes: [points][tiles] vectors, G of the gradient's tiles
+//   sums:   [points][K][chunks] vectors
 template <class A>
-ConvolveRow<A> convolve_row(int64_t K);
-template <class A>
-AccumulateWeight<A> accumulate_weight(int64_t K);
+void accumulate(const Scheme& scheme, int64_t K, const Rows<A>& rows, int64_t tiles, const A* slopes,
+                A* sums);
 
 }  // namespace deltaconv::cpu::DELTACONV_ISA

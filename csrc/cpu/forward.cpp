@@ -79,7 +79,8 @@ ForwardStage<T> Forward<T>::plan_stage(int64_t index, Arena& arena) const {
   convolution.plan_memory(arena);
   const int64_t cols = full ? 0 : length(convolution.cols);
   stage.next = convolution.rows.begin;
-  stage.gated = take_ring<A>(arena, full ? 1 : plan.upsample_rows.pitch, convolution.block.vectors, cols);
+  stage.gated =
+      take_ring<A>(arena, full ? 1 : plan.upsample_rows.pitch + kRows - 1, convolution.block.vectors, cols);
   stage.combined = arena.take<A>(cols * V);
   return stage;
 }
@@ -102,30 +103,31 @@ void Forward<T>::run() {
   }
 }
 
-// The next row of the gated convolution; at full resolution that is a row of the result.
+// The next rows of the gated convolution; at full resolution they are rows of the result.
 template <class T>
 template <Gate gate>
 void Forward<T>::compute_gated(ForwardStage<T>& stage) {
   Convolution<T>& convolution = stage.convolution;
-  const int64_t r = stage.next++, vectors = convolution.block.vectors;
+  const int64_t first = stage.next, count = smaller(kRows, convolution.rows.end - first);
+  const int64_t vectors = convolution.block.vectors, cols = length(convolution.cols);
   const A scale = arguments.problem.gate_scale;
-  convolution.row(r, [&](Range group) {
-    for (int64_t i = 0; i < vectors; ++i) {
-      const A *u = convolution.activation(i), *v = convolution.activation(i + vectors);
-      const auto gate_group = [&](const auto& put) {
-        for (int64_t x = group.begin; x < group.end; ++x, u += V, v += V) {
-          put(x, apply_gate<gate>(load(u), load(v), scale));
-        }
+  convolution.convolve_rows(first, count);
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t vector = 0; vector < vectors; ++vector) {
+      const A *u = convolution.activation(i, vector), *v = convolution.activation(i, vector + vectors);
+      const auto gate_row = [&](const auto& put) {
+        for (int64_t x = 0; x < cols; ++x, u += V, v += V) put(x, apply_gate<gate>(load(u), load(v), scale));
       };
       if (convolution.plan->factor == 1) {
-        const ResultRow<T> row = result_row(convolution, r, i);
-        gate_group([&](int64_t x, Vector<A> value) { row.put(convolution.cols.begin + x, value); });
+        const ResultRow<T> row = result_row(convolution, first + i, vector);
+        gate_row([&](int64_t x, Vector<A> value) { row.put(convolution.cols.begin + x, value); });
       } else {
-        A* out = stage.gated.at(r, i);
-        gate_group([&](int64_t x, Vector<A> value) { store(out + x * V, value); });
+        A* out = stage.gated.at(first + i, vector);
+        gate_row([&](int64_t x, Vector<A> value) { store(out + x * V, value); });
       }
     }
-  });
+  }
+  stage.next += count;
 }
 
 template <class T>
