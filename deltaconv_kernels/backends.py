@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -27,12 +28,12 @@ class Backend:
     forward: Callable[..., Tensor]
     backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
 
-    def why_not(self, x: Tensor) -> str | None:
-        """None if this backend can compute on ``x``, else the reason."""
-        if self.device_types is not None and x.device.type not in self.device_types:
-            return f"it runs on {' or '.join(self.device_types)}, x is on {x.device}"
-        if x.dtype not in self.dtypes:
-            return f"it computes in {', '.join(map(str, self.dtypes))}, x is {x.dtype}"
+    def why_not(self, device_type: str, dtype: torch.dtype) -> str | None:
+        """None if this backend can compute on such tensors, else the reason."""
+        if self.device_types is not None and device_type not in self.device_types:
+            return f"it runs on {' or '.join(self.device_types)}, x is on {device_type}"
+        if dtype not in self.dtypes:
+            return f"it computes in {', '.join(map(str, self.dtypes))}, x is {dtype}"
         return self.why_not_here()
 
 
@@ -41,11 +42,13 @@ def _native(name: str, dtypes: tuple[torch.dtype, ...]) -> Backend:
     forward = getattr(torch.ops.deltaconv, f"pyramid_{name}").default
     backward = getattr(torch.ops.deltaconv, f"pyramid_backward_{name}").default
 
+    index = reference.GATES.index
+
     def run_forward(x, weight, bias, factors, gate, gate_scale, residual):
-        return forward(x, weight, bias, factors, reference.GATES.index(gate), gate_scale, residual)
+        return forward(x, weight, bias, factors, index(gate), gate_scale, residual)
 
     def run_backward(grad, x, weight, bias, factors, gate, gate_scale, output_mask):
-        return backward(grad, x, weight, bias, factors, reference.GATES.index(gate), gate_scale, output_mask)
+        return backward(grad, x, weight, bias, factors, index(gate), gate_scale, output_mask)
 
     return Backend(name, (name,), dtypes, lambda: native.why_not_loaded(name), run_forward, run_backward)
 
@@ -125,10 +128,15 @@ def use_backend(name: str) -> Iterator[None]:
 
 def choose_backend(x: Tensor) -> Backend:
     """The requested backend, or under "auto" the first that can compute on ``x``."""
-    if _requested == AUTO:
-        return next(backend for backend in _BACKENDS.values() if backend.why_not(x) is None)
-    backend = _BACKENDS[_requested]
-    reason = backend.why_not(x)
+    return _choose(_requested, x.device.type, x.dtype)
+
+
+@cache  # what a backend can do does not change while a process lives
+def _choose(requested: str, device_type: str, dtype: torch.dtype) -> Backend:
+    if requested == AUTO:
+        return next(backend for backend in _BACKENDS.values() if backend.why_not(device_type, dtype) is None)
+    backend = _BACKENDS[requested]
+    reason = backend.why_not(device_type, dtype)
     if reason is not None:
         raise RuntimeError(f"backend {backend.name!r} was requested but cannot run: {reason}")
     return backend

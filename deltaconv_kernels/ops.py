@@ -6,7 +6,6 @@ Semantics live here, arithmetic in the backends (reference.py, csrc/cpu, …), w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,33 +83,67 @@ def _pyramid_backward_fake(grad, x, weight, bias, factors, gate, gate_scale, out
     )
 
 
-def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    x, weight, bias, ctx.factors, ctx.gate, ctx.gate_scale, _ = inputs
-    ctx.save_for_backward(x, weight, bias)
+# Autograd by hand: torch.library.register_autograd does the same at two to three times the overhead, which a small
+# shape shows.
+_PYRAMID = torch.ops.deltaconv.pyramid.default
+_PYRAMID_BACKWARD = torch.ops.deltaconv.pyramid_backward.default
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple:
-    x, weight, bias = ctx.saved_tensors
-    wants = list(ctx.needs_input_grad[:3])
-    grads: tuple[Tensor | None, ...] = (None, None, None)
-    if any(wants):
-        grads = torch.ops.deltaconv.pyramid_backward(
-            grad, x, weight, bias, ctx.factors, ctx.gate, ctx.gate_scale, wants
+class _Pyramid(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, keyset, x, weight, bias, factors, gate, gate_scale, residual):
+        ctx.save_for_backward(x, weight, bias)
+        ctx.options = factors, gate, gate_scale
+        with torch._C._AutoDispatchBelowAutograd():
+            return _PYRAMID.redispatch(keyset, x, weight, bias, factors, gate, gate_scale, residual)
+
+    @staticmethod
+    def backward(ctx, grad):
+        wants_x, wants_weight, wants_bias, *_, wants_residual = ctx.needs_input_grad[1:]
+        grads: tuple[Tensor | None, ...] = (None, None, None)
+        if wants_x or wants_weight or wants_bias:
+            wanted = [wants_x, wants_weight, wants_bias]
+            computed = _PYRAMID_BACKWARD(grad, *ctx.saved_tensors, *ctx.options, wanted)
+            grads = tuple(g if wants else None for g, wants in zip(computed, wanted, strict=True))
+        return None, *grads, None, None, None, grad if wants_residual else None
+
+
+class _PyramidBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, keyset, *args):
+        with torch._C._AutoDispatchBelowAutograd():
+            return _PYRAMID_BACKWARD.redispatch(keyset, *args)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        raise RuntimeError(
+            "deltaconv::pyramid cannot be differentiated twice: its backward has no derivative. "
+            "Compute second derivatives with deltaconv_kernels.reference.pyramid_forward on plain tensors instead."
         )
-    grads = tuple(g if wanted else None for g, wanted in zip(grads, wants, strict=True))
-    wants_residual = any(ctx.needs_input_grad[6:])  # torch drops trailing arguments left at their default
-    return *grads, None, None, None, grad if wants_residual else None
 
 
-def _double_backward(ctx: Any, *grads: Tensor) -> tuple:
-    raise RuntimeError(
-        "deltaconv::pyramid cannot be differentiated twice: its backward has no derivative. "
-        "Compute second derivatives with deltaconv_kernels.reference.pyramid_forward on plain tensors instead."
-    )
+def _pyramid_autograd(keyset, x, weight, bias, factors, gate="scaled", gate_scale=1.0, residual=None):
+    below = keyset & torch._C._after_autograd_keyset
+    if _is_recorded(x, weight, bias, residual):
+        return _Pyramid.apply(below, x, weight, bias, factors, gate, gate_scale, residual)
+    with torch._C._AutoDispatchBelowAutograd():
+        return _PYRAMID.redispatch(below, x, weight, bias, factors, gate, gate_scale, residual)
 
 
-torch.library.register_autograd("deltaconv::pyramid", _backward, setup_context=_setup_context, lib=LIBRARY)
-torch.library.register_autograd("deltaconv::pyramid_backward", _double_backward, lib=LIBRARY)
+def _pyramid_backward_autograd(keyset, grad, x, weight, bias, *options):
+    below = keyset & torch._C._after_autograd_keyset
+    if _is_recorded(grad, x, weight, bias):
+        return _PyramidBackward.apply(below, grad, x, weight, bias, *options)
+    with torch._C._AutoDispatchBelowAutograd():
+        return _PYRAMID_BACKWARD.redispatch(below, grad, x, weight, bias, *options)
+
+
+def _is_recorded(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+LIBRARY.impl("pyramid", _pyramid_autograd, "Autograd", with_keyset=True)
+LIBRARY.impl("pyramid_backward", _pyramid_backward_autograd, "Autograd", with_keyset=True)
 
 
 def _autocast(device_type: str, key: torch._C.DispatchKey):

@@ -6,7 +6,7 @@ dimension is recorded as an assertion instead of specialising the graph.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,8 +15,6 @@ from .reference import GATES
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 MAX_KERNEL_SIZE = 31
-
-_check = torch._check_value  # raises ValueError; understands symbolic sizes
 
 
 def check_arguments(
@@ -95,3 +93,8 @@ def _check_shape(name: str, tensor: Tensor, expected: tuple[int, ...], letters: 
 
 def _shape(tensor: Tensor) -> list[int]:
     return list(tensor.shape)
+
+
+def _check(condition: bool | torch.SymBool, message: Callable[[], str]) -> None:
+    if condition is not True:  # torch's check, which understands symbolic sizes, takes longer than a small convolution
+        torch._check_value(condition, message)

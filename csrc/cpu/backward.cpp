@@ -58,7 +58,7 @@ struct Backward {
   int64_t strip_of(const BackwardStage<T>& stage, int64_t r) const;
   Range strip_rows(const BackwardStage<T>& stage, int64_t r) const;
   void write_sums_at_end_of_strip(const BackwardStage<T>& stage, int64_t r) const;
-  void write_grad_x(int64_t y) const;
+  void write_grad_x(int64_t y, int64_t plane) const;
 };
 
 template <class T>
@@ -151,7 +151,9 @@ void Backward<T>::run() {
       const int64_t end = plan.factor == 1 ? y + 1 : inputs_of(plan.pool_adjoint_rows, {y, y + 1}).end;
       while (stage.next_pooled < end) compute_pooled<gate>(stage);
     }
-    write_grad_x(y);
+    for (int64_t plane = 0; plane < block_of<A>(arguments.problem.sizes, task.block).planes(); ++plane) {
+      write_grad_x(y, plane);
+    }
   }
   for (int64_t s = 0; s < S; ++s) {
     while (stages[s].next_slope < stages[s].convolution.rows.end) compute_slope<gate>(stages[s]);
@@ -189,20 +191,27 @@ void Backward<T>::compute_slope(BackwardStage<T>& stage) {
 
 // Row r of grad as the gated convolution of `stage` sees it, one vector of channels.
 template <class T>
-void Backward<T>::read_gradient(const BackwardStage<T>& stage, int64_t r, int64_t vector) const {
+DELTACONV_NOINLINE void Backward<T>::read_gradient(const BackwardStage<T>& stage, int64_t r,
+                                                   int64_t vector) const {
   const Convolution<T>& convolution = stage.convolution;
   const StagePlan<A>& plan = *convolution.plan;
   const Block<A>& block = convolution.block;
   const int64_t channel = convolution.stage * (arguments.problem.sizes.C / 2) + block.slice_channel(vector);
-  const auto source = source_of(arguments.grad, task.image, channel, block.lanes(vector), plan.factor);
   A* out = stage.gradient - convolution.cols.begin * V;
-  const auto put = [&](int64_t x, Vector<A> value) { store(out + x * V, value); };
-  if (plan.factor == 1) {
-    copy_row(source, r, convolution.cols, put);
-  } else {
-    resample_row(source, plan.upsample_adjoint_rows, plan.upsample_adjoint_cols, r, convolution.cols,
-                 stage.combined, put);
-  }
+  const auto put = [=](int64_t x, Vector<A> value) { store(out + x * V, value); };
+  with_source(arguments.grad, task.image, channel, block.lanes(vector), plan.factor, [&](auto source) {
+    if (plan.factor == 1) {
+      copy_row(source, r, convolution.cols, put);
+    } else if (plan.factor == 2 && plan.divides) {
+      const Resample<A>& map = plan.upsample_adjoint_rows;
+      with_combined_rows(source, map.spans[r], map.weights + r * map.pitch, [&](const auto& column) {
+        upsample_twice_adjoint<A>(column, arguments.problem.sizes.W, convolution.cols, put);
+      });
+    } else {
+      resample_row(source, plan.upsample_adjoint_rows, plan.upsample_adjoint_cols, r, convolution.cols,
+                   stage.combined, put);
+    }
+  });
 }
 
 // Hands a slope row on: to the convolution's adjoint and, if this task owns the row, to the weight gradient.
@@ -213,7 +222,10 @@ void Backward<T>::finish_slope_row(const BackwardStage<T>& stage, int64_t r, int
   const int64_t K = arguments.problem.sizes.K;
   A* row = stage.slope_row[half];
   const auto at = [&](int64_t col) { return row + (col - stage.slope_begin) * V; };
-  if (arguments.grad_x) stage.slope.put(r, plane, at(stage.pooled_cols.begin - K / 2));
+  if (arguments.grad_x) {
+    const A* first = at(stage.pooled_cols.begin - K / 2);
+    stage.slope.put(r, plane, [=](int64_t x) { return load(first + x * V); });
+  }
   if (!own) return;
 
   zero_vectors(at(convolution.cols.begin), stage.own_cols.begin - convolution.cols.begin);
@@ -268,9 +280,11 @@ void Backward<T>::write_sums_at_end_of_strip(const BackwardStage<T>& stage, int6
       with_tile(scheme.tile, [&]<int M>() {
         transform_outputs<M>(sums + i * chunks * V, chunks, K * chunks, Vector<A>{}, taps);
       });
-      for (int64_t j = 0; j < K; ++j, to += sizes.C) store(to, load(taps + j * V), lanes);
+      with_lanes<A>(lanes, [&]<bool Full>() {
+        for (int64_t j = 0; j < K; ++j, to += sizes.C) store<Full>(to, load(taps + j * V), lanes);
+      });
     }
-    store(to, load(stage.bias_sums + plane * V), lanes);
+    store<false>(to, load(stage.bias_sums + plane * V), lanes);
   }
 }
 
@@ -295,33 +309,39 @@ void Backward<T>::compute_pooled(BackwardStage<T>& stage) {
 
 // The pooling's adjoint, summed over the stages and rounded once.
 template <class T>
-void Backward<T>::write_grad_x(int64_t y) const {
+DELTACONV_NOINLINE void Backward<T>::write_grad_x(int64_t y, int64_t plane) const {
   const Sizes& sizes = arguments.problem.sizes;
   const Block<A> block = block_of<A>(sizes, task.block);
-  for (int64_t plane = 0; plane < block.planes(); ++plane) {
-    zero_vectors(finished, length(cols));
-    const auto add = [&](int64_t x, Vector<A> value) {
-      A* to = finished + (x - cols.begin) * V;
-      store(to, load(to) + value);
-    };
-    for (int64_t s = 0; s < sizes.S; ++s) {
-      const BackwardStage<T>& stage = stages[s];
-      const StagePlan<A>& plan = *stage.convolution.plan;
-      const RingSource<A> source{stage.pooled, plane, stage.pooled_cols.begin};
+  A* sum = finished - cols.begin * V;
+  for (int64_t s = 0; s < sizes.S; ++s) {
+    const BackwardStage<T>& stage = stages[s];
+    const StagePlan<A>& plan = *stage.convolution.plan;
+    const RingSource<A> source{stage.pooled, plane, stage.pooled_cols.begin};
+    const auto resample = [&](const auto& put) {
       if (plan.factor == 1) {
-        copy_row(source, y, cols, add);
+        copy_row(source, y, cols, put);
+      } else if (plan.divides) {
+        spread_windows<A>(source, plan.factor, y, cols, put);
       } else {
-        resample_row(source, plan.pool_adjoint_rows, plan.pool_adjoint_cols, y, cols, combined, add);
+        resample_row(source, plan.pool_adjoint_rows, plan.pool_adjoint_cols, y, cols, combined, put);
       }
-    }
-    T* out = arguments.grad_x + ((task.image * sizes.H + y) * sizes.W + cols.begin) * sizes.C +
-             block.channel(plane);
-    const int lanes = block.lanes(plane);
-    for (int64_t x = 0; x < length(cols); ++x) {
-      __builtin_prefetch(out + (x + sizes.W) * sizes.C, 1);
-      store(out + x * sizes.C, load(finished + x * V), lanes);
+    };
+    if (s == 0) {
+      resample([=](int64_t x, Vector<A> value) { store(sum + x * V, value); });
+    } else {
+      resample([=](int64_t x, Vector<A> value) { store(sum + x * V, load(sum + x * V) + value); });
     }
   }
+  T* out = arguments.grad_x + (task.image * sizes.H + y) * sizes.W * sizes.C + block.channel(plane);
+  const int64_t C = sizes.C, row = sizes.W * C;
+  const Range range = cols;
+  const int lanes = block.lanes(plane);
+  with_lanes<A>(lanes, [=]<bool Full>() {
+    for (int64_t x = range.begin; x < range.end; ++x) {
+      prefetch(out + x * C + row);
+      store<Full>(out + x * C, load(sum + x * V), lanes);
+    }
+  });
 }
 
 }  // namespace
@@ -349,9 +369,11 @@ void reduce(const Accumulator<T>* partials, int64_t count, int64_t stride, Range
   using A = Accumulator<T>;
   for (int64_t i = range.begin; i < range.end; i += kLanes<A>) {
     const int lanes = int(smaller(kLanes<A>, range.end - i));
-    Vector<A> sum = load(partials + i, lanes);
-    for (int64_t p = 1; p < count; ++p) sum += load(partials + p * stride + i, lanes);
-    store(out + i, sum, lanes);
+    with_lanes<A>(lanes, [&]<bool Full>() {
+      Vector<A> sum = load<Full>(partials + i, lanes);
+      for (int64_t p = 1; p < count; ++p) sum += load<Full>(partials + p * stride + i, lanes);
+      store<Full>(out + i, sum, lanes);
+    });
   }
 }
 

@@ -41,7 +41,8 @@ DELTACONV_INLINE void pack_weights(const Problem<T>& problem, const Block<Accumu
     for (int64_t i = 0; i < K; ++i) {
       for (int64_t j = 0; j < K; ++j) {
         const int64_t tap = i * K + j;
-        store(row + j * V, load(from + (flipped ? K * K - 1 - tap : tap) * C, lanes));
+        const T* tap_from = from + (flipped ? K * K - 1 - tap : tap) * C;
+        with_lanes<A>(lanes, [&]<bool Full>() { store(row + j * V, load<Full>(tap_from, lanes)); });
       }
       with_tile(scheme.tile, [&]<int M>() {
         transform_filters<M>(row, scheme.chunks, K * scheme.chunks, out + i * scheme.chunks * V);
@@ -57,7 +58,7 @@ DELTACONV_INLINE void pack_bias(const Problem<T>& problem, const Block<Accumulat
   using A = Accumulator<T>;
   for (int64_t plane = 0; plane < block.planes(); ++plane, out += kLanes<A>) {
     const T* from = problem.bias + stage * problem.sizes.C + block.channel(plane);
-    store(out, problem.bias ? load(from, block.lanes(plane)) : Vector<A>{});
+    store(out, problem.bias ? load<false>(from, block.lanes(plane)) : Vector<A>{});
   }
 }
 
@@ -81,10 +82,12 @@ struct TransformedRows {
 
   DELTACONV_INLINE void start() { zero_vectors(ring.data, ring.depth * ring.planes * ring.width); }
 
-  // Transforms row r of one plane from its padded columns, [tiling.input_width()] vectors.
-  DELTACONV_INLINE void put(int64_t r, int64_t plane, const A* padded) const {
+  // Transforms row r of one plane; column(x) gives its padded columns, the first K / 2 left of the first
+  // output.
+  template <class Column>
+  DELTACONV_INLINE void put(int64_t r, int64_t plane, const Column& column) const {
     with_tile(tiling.scheme.tile, [&]<int M>() {
-      transform_inputs<M>(padded, tiling.input_tiles(), tiling.pitch, ring.at(r, plane));
+      transform_inputs<M>(column, tiling.input_tiles(), tiling.pitch, ring.at(r, plane));
     });
   }
 
@@ -117,9 +120,9 @@ struct Convolution {
   int64_t next;              // first row not yet in `input`
   A* weights;                // [planes][points][K][chunks] vectors
   A* bias;                   // [planes] vectors
-  A* padded;                 // a row of the pooled image, zeros where it has no columns
-  A* combined;               // a row of x, between the two halves of a resampling
-  A* activations;            // [kRows][planes][input.tiling.output_width()] vectors
+  A* resampled;    // a row of the pooled image, columns inside(), where the factor does not divide x
+  A* combined;     // a row of x, between the two halves of a resampling
+  A* activations;  // [kRows][planes][input.tiling.output_width()] vectors
 
   DELTACONV_INLINE int64_t K() const { return problem->sizes.K; }
   DELTACONV_INLINE A* activation(int64_t i, int64_t plane) const {
@@ -131,9 +134,9 @@ struct Convolution {
     input.plan_memory(arena, K(), plan->h, block.planes(), length(cols), 0);
     weights = arena.take<A>(block.planes() * input.filter_size() * V);
     bias = arena.take<A>(block.planes() * V);
-    padded = arena.take<A>(input.tiling.input_width() * V);
-    const bool resampled = plan->factor != 1 && !plan->divides;
-    combined = arena.take<A>(resampled ? length(inputs_of(plan->pool_cols, inside())) * V : 0);
+    const bool resamples = plan->factor != 1 && !plan->divides;
+    resampled = arena.take<A>(resamples ? length(inside()) * V : 0);
+    combined = arena.take<A>(resamples ? length(inputs_of(plan->pool_cols, inside())) * V : 0);
     activations = arena.take<A>(kRows * block.planes() * input.tiling.output_width() * V);
   }
 
@@ -141,7 +144,6 @@ struct Convolution {
     next = larger(rows.begin - K() / 2, 0);
     pack_weights(*problem, block, stage, false, weights);
     pack_bias(*problem, block, stage, bias);
-    zero_vectors(padded, input.tiling.input_width());
     input.start();
   }
 
@@ -162,20 +164,53 @@ struct Convolution {
   DELTACONV_INLINE Range inside() const { return clip({cols.begin - K() / 2, cols.end + K() / 2}, plan->w); }
 
   DELTACONV_INLINE void read_row(int64_t r) {
-    A* out = padded + (K() / 2 - cols.begin) * V;
-    const auto put = [&](int64_t x, Vector<A> value) { store(out + x * V, value); };
     for (int64_t plane = 0; plane < block.planes(); ++plane) {
-      const auto source =
-          source_of(problem->x, image, block.channel(plane), block.lanes(plane), plan->factor);
-      if (plan->factor == 1) {
-        copy_row(source, r, inside(), put);
-      } else if (plan->divides) {
-        average_windows<A>(source, plan->factor, r, inside(), put);
-      } else {
-        resample_row(source, plan->pool_rows, plan->pool_cols, r, inside(), combined, put);
-      }
-      input.put(r, plane, padded);
+      with_source(problem->x, image, block.channel(plane), block.lanes(plane), plan->factor,
+                  [&](auto source) {
+                    if (plan->factor == 1) {
+                      read_full(source, r, plane);
+                    } else if (plan->divides) {
+                      read_averaged(source, r, plane);
+                    } else {
+                      read_resampled(source, r, plane);
+                    }
+                  });
     }
+  }
+
+  // Transforms the row whose columns inside() are column(x).
+  template <class Column>
+  DELTACONV_INLINE void put(int64_t r, int64_t plane, const Column& column) const {
+    const int64_t first = cols.begin - K() / 2;
+    const Range range = inside();
+    input.put(r, plane, [=](int64_t x) {
+      x += first;
+      return x >= range.begin && x < range.end ? column(x) : Vector<A>{};
+    });
+  }
+
+  template <class Source>
+  DELTACONV_NOINLINE void read_full(Source source, int64_t r, int64_t plane) const {
+    const auto* line = source.row(r);
+    put(r, plane, [=](int64_t x) { return source.at(line, x); });
+  }
+
+  template <class Source>
+  DELTACONV_NOINLINE void read_averaged(Source source, int64_t r, int64_t plane) const {
+    const int64_t factor = plan->factor;
+    if (factor == 2) {
+      put(r, plane, [=](int64_t x) { return average_window<A>(source, 2, r, x); });
+    } else {
+      put(r, plane, [=](int64_t x) { return average_window<A>(source, factor, r, x); });
+    }
+  }
+
+  template <class Source>
+  DELTACONV_NOINLINE void read_resampled(Source source, int64_t r, int64_t plane) const {
+    A* out = resampled - inside().begin * V;
+    resample_row(source, plan->pool_rows, plan->pool_cols, r, inside(), combined,
+                 [=](int64_t x, Vector<A> value) { store(out + x * V, value); });
+    put(r, plane, [=](int64_t x) { return load(out + x * V); });
   }
 };
 

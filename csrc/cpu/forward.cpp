@@ -16,7 +16,7 @@ struct ForwardStage {
 };
 
 // One row of a stage's slice of the result, one vector of channels.
-template <class T>
+template <class T, bool Full, bool WithResidual>
 struct ResultRow {
   using A = Accumulator<T>;
 
@@ -27,9 +27,9 @@ struct ResultRow {
 
   DELTACONV_INLINE void put(int64_t x, Vector<A> value) const {
     T* to = out + x * col_stride;
-    __builtin_prefetch(to + row_stride, 1);
-    if (residual) value += load(residual + x * residual_col_stride, lanes);
-    store(to, value, lanes);
+    prefetch(to + row_stride);
+    if constexpr (WithResidual) value += load<Full>(residual + x * residual_col_stride, lanes);
+    store<Full>(to, value, lanes);
   }
 };
 
@@ -58,8 +58,12 @@ struct Forward {
   void run();
   template <Gate gate>
   void compute_gated(ForwardStage<T>& stage);
+  template <Gate gate>
+  void gate_row(const ForwardStage<T>& stage, int64_t first, int64_t i, int64_t vector) const;
   void upsample_row(const ForwardStage<T>& stage, int64_t y, int64_t vector) const;
-  ResultRow<T> result_row(const Convolution<T>& convolution, int64_t y, int64_t vector) const;
+  template <class Visit>
+  void with_result_row(const Convolution<T>& convolution, int64_t y, int64_t vector,
+                       const Visit& visit) const;
 };
 
 template <class T>
@@ -109,50 +113,76 @@ template <Gate gate>
 void Forward<T>::compute_gated(ForwardStage<T>& stage) {
   Convolution<T>& convolution = stage.convolution;
   const int64_t first = stage.next, count = smaller(kRows, convolution.rows.end - first);
-  const int64_t vectors = convolution.block.vectors, cols = length(convolution.cols);
-  const A scale = arguments.problem.gate_scale;
   convolution.convolve_rows(first, count);
   for (int64_t i = 0; i < count; ++i) {
-    for (int64_t vector = 0; vector < vectors; ++vector) {
-      const A *u = convolution.activation(i, vector), *v = convolution.activation(i, vector + vectors);
-      const auto gate_row = [&](const auto& put) {
-        for (int64_t x = 0; x < cols; ++x, u += V, v += V) put(x, apply_gate<gate>(load(u), load(v), scale));
-      };
-      if (convolution.plan->factor == 1) {
-        const ResultRow<T> row = result_row(convolution, first + i, vector);
-        gate_row([&](int64_t x, Vector<A> value) { row.put(convolution.cols.begin + x, value); });
-      } else {
-        A* out = stage.gated.at(first + i, vector);
-        gate_row([&](int64_t x, Vector<A> value) { store(out + x * V, value); });
-      }
-    }
+    for (int64_t vector = 0; vector < convolution.block.vectors; ++vector)
+      gate_row<gate>(stage, first, i, vector);
   }
   stage.next += count;
 }
 
 template <class T>
-void Forward<T>::upsample_row(const ForwardStage<T>& stage, int64_t y, int64_t vector) const {
+template <Gate gate>
+DELTACONV_NOINLINE void Forward<T>::gate_row(const ForwardStage<T>& stage, int64_t first, int64_t i,
+                                             int64_t vector) const {
   const Convolution<T>& convolution = stage.convolution;
-  const StagePlan<A>& plan = *convolution.plan;
-  const RingSource<A> source{stage.gated, vector, convolution.cols.begin};
-  const ResultRow<T> row = result_row(convolution, y, vector);
-  resample_row(source, plan.upsample_rows, plan.upsample_cols, y, task.cols, stage.combined,
-               [&](int64_t x, Vector<A> value) { row.put(x, value); });
+  const A* u = convolution.activation(i, vector);
+  const A* v = convolution.activation(i, vector + convolution.block.vectors);
+  const A scale = arguments.problem.gate_scale;
+  const Range cols = convolution.cols;
+  const auto gate_all = [=](const auto& put) {
+    for (int64_t x = 0; x < length(cols); ++x)
+      put(x, apply_gate<gate>(load(u + x * V), load(v + x * V), scale));
+  };
+  if (convolution.plan->factor == 1) {
+    with_result_row(convolution, first + i, vector, [&](auto row) {
+      gate_all([=](int64_t x, Vector<A> value) { row.put(cols.begin + x, value); });
+    });
+  } else {
+    A* out = stage.gated.at(first + i, vector);
+    gate_all([=](int64_t x, Vector<A> value) { store(out + x * V, value); });
+  }
 }
 
 template <class T>
-ResultRow<T> Forward<T>::result_row(const Convolution<T>& convolution, int64_t y, int64_t vector) const {
+DELTACONV_NOINLINE void Forward<T>::upsample_row(const ForwardStage<T>& stage, int64_t y,
+                                                 int64_t vector) const {
+  const Convolution<T>& convolution = stage.convolution;
+  const StagePlan<A>& plan = *convolution.plan;
+  const RingSource<A> source{stage.gated, vector, convolution.cols.begin};
+  with_result_row(convolution, y, vector, [&](auto row) {
+    const auto put = [=](int64_t x, Vector<A> value) { row.put(x, value); };
+    if (plan.factor == 2 && plan.divides) {
+      const Resample<A>& map = plan.upsample_rows;
+      with_combined_rows(source, map.spans[y], map.weights + y * map.pitch, [&](const auto& column) {
+        upsample_twice<A>(column, convolution.cols, task.cols, put);
+      });
+    } else {
+      resample_row(source, plan.upsample_rows, plan.upsample_cols, y, task.cols, stage.combined, put);
+    }
+  });
+}
+
+// Calls visit(row) with a row of the stage's slice of the result.
+template <class T>
+template <class Visit>
+DELTACONV_INLINE void Forward<T>::with_result_row(const Convolution<T>& convolution, int64_t y,
+                                                  int64_t vector, const Visit& visit) const {
   const Image<T>& result = arguments.result;
   const Image<const T>& residual = arguments.residual;
   const Block<A>& block = convolution.block;
   const int64_t channel = convolution.stage * (arguments.problem.sizes.C / 2) + block.slice_channel(vector);
-  const T* add = residual.data + task.image * residual.batch_stride + y * residual.row_stride + channel;
-  return {result.data + task.image * result.batch_stride + y * result.row_stride + channel,
-          residual.data ? add : nullptr,
-          result.col_stride,
-          residual.col_stride,
-          result.row_stride,
-          block.lanes(vector)};
+  T* out = result.data + task.image * result.batch_stride + y * result.row_stride + channel;
+  with_lanes<A>(block.lanes(vector), [&]<bool Full>() {
+    const int lanes = block.lanes(vector);
+    if (residual.data) {
+      const T* add = residual.data + task.image * residual.batch_stride + y * residual.row_stride + channel;
+      visit(ResultRow<T, Full, true>{out, add, result.col_stride, residual.col_stride, result.row_stride,
+                                     lanes});
+    } else {
+      visit(ResultRow<T, Full, false>{out, nullptr, result.col_stride, 0, result.row_stride, lanes});
+    }
+  });
 }
 
 }  // namespace

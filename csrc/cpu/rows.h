@@ -73,7 +73,7 @@ DELTACONV_INLINE Ring<A> take_ring(Arena& arena, int64_t depth, int64_t planes, 
 }
 
 // Vectors at [row, col] of an image, or of one plane of a ring whose first column is col_begin.
-template <class T>
+template <class T, bool Full>
 struct ImageSource {
   const T* data;
   int64_t row_stride, col_stride;
@@ -83,8 +83,8 @@ struct ImageSource {
   DELTACONV_INLINE const T* row(int64_t r) const { return data + r * row_stride; }
   DELTACONV_INLINE auto at(const T* row, int64_t col) const {
     // Neighbouring columns are C channels apart, too far for a hardware prefetcher.
-    __builtin_prefetch(row + col * col_stride + ahead);
-    return load(row + col * col_stride, lanes);
+    prefetch(row + col * col_stride + ahead);
+    return load<Full>(row + col * col_stride, lanes);
   }
 };
 
@@ -99,11 +99,14 @@ struct RingSource {
   }
 };
 
-template <class T>
-DELTACONV_INLINE ImageSource<T> source_of(const Image<const T>& image, int64_t b, int64_t channel, int lanes,
-                                          int64_t rows_ahead) {
-  return {image.data + b * image.batch_stride + channel, image.row_stride, image.col_stride, lanes,
-          rows_ahead * image.row_stride};
+// Calls visit(source) for one vector of an image's channels.
+template <class T, class Visit>
+DELTACONV_INLINE void with_source(const Image<const T>& image, int64_t b, int64_t channel, int lanes,
+                                  int64_t rows_ahead, const Visit& visit) {
+  with_lanes<Accumulator<T>>(lanes, [&]<bool Full>() {
+    visit(ImageSource<T, Full>{image.data + b * image.batch_stride + channel, image.row_stride,
+                               image.col_stride, lanes, rows_ahead * image.row_stride});
+  });
 }
 
 template <class Source, class Put>
@@ -166,28 +169,89 @@ DELTACONV_INLINE void resample_row(const Source& source, const Resample<A>& row_
   }
 }
 
-// The same for average pooling by a factor that divides the image: all windows are alike, and no table is
-// needed.
-template <class A, class Source, class Put>
-DELTACONV_INLINE void average_windows(const Source& source, int64_t factor, int64_t row, Range cols,
-                                      const Put& put) {
-  const Vector<A> weight = broadcast(A{1} / static_cast<A>(factor * factor));
+// Where the factor divides the image no table is needed along the columns: all windows are alike.
+
+// Column x of average pooling by `factor`, row `row`.
+template <class A, class Source>
+DELTACONV_INLINE Vector<A> average_window(const Source& source, int64_t factor, int64_t row, int64_t x) {
   if (factor == 2) {
     const auto *upper = source.row(2 * row), *lower = source.row(2 * row + 1);
-    for (int64_t x = cols.begin; x < cols.end; ++x) {
-      const Vector<A> left = source.at(upper, 2 * x) + source.at(lower, 2 * x);
-      const Vector<A> right = source.at(upper, 2 * x + 1) + source.at(lower, 2 * x + 1);
-      put(x, (left + right) * weight);
-    }
-    return;
+    const Vector<A> left = source.at(upper, 2 * x) + source.at(lower, 2 * x);
+    const Vector<A> right = source.at(upper, 2 * x + 1) + source.at(lower, 2 * x + 1);
+    return (left + right) * A(0.25);
   }
+  Vector<A> sum{};
+  for (int64_t i = 0; i < factor; ++i) {
+    const auto* line = source.row(row * factor + i);
+    for (int64_t j = 0; j < factor; ++j) sum += source.at(line, x * factor + j);
+  }
+  return sum * (A(1) / static_cast<A>(factor * factor));
+}
+
+// The adjoint of average pooling by `factor`: put(x, value) for columns `cols` of row `row`.
+template <class A, class Source, class Put>
+DELTACONV_INLINE void spread_windows(const Source& source, int64_t factor, int64_t row, Range cols,
+                                     const Put& put) {
+  const Vector<A> weight = broadcast(A(1) / static_cast<A>(factor * factor));
+  const auto* line = source.row(row / factor);
+  for (int64_t x = cols.begin; x < cols.end;) {
+    const Vector<A> value = weight * source.at(line, x / factor);
+    for (const int64_t end = smaller((x / factor + 1) * factor, cols.end); x < end; ++x) put(x, value);
+  }
+}
+
+// Bilinear upsampling by 2 of the columns `from` to `cols`. column(x) gives a source column; beyond the ends
+// of the image the last column counts again.
+template <class A, class Column, class Put>
+DELTACONV_INLINE void upsample_twice(const Column& column, Range from, Range cols, const Put& put) {
+  const A near = A(0.75), far = A(0.25);
+  const auto clamped = [&](int64_t x) { return column(smaller(larger(x, from.begin), from.end - 1)); };
+  int64_t x = cols.begin / 2;
+  Vector<A> before = clamped(x - 1), here = clamped(x);
+  for (; 2 * x < cols.end; ++x) {
+    const Vector<A> after = clamped(x + 1);
+    if (2 * x >= cols.begin) put(2 * x, far * before + near * here);
+    if (2 * x + 1 < cols.end) put(2 * x + 1, near * here + far * after);
+    before = here;
+    here = after;
+  }
+}
+
+// Its adjoint: columns `cols` from an image of W columns.
+template <class A, class Column, class Put>
+DELTACONV_INLINE void upsample_twice_adjoint(const Column& column, int64_t W, Range cols, const Put& put) {
+  const A near = A(0.75), far = A(0.25);
+  Vector<A> before = column(larger(2 * cols.begin - 1, 0)), left = column(2 * cols.begin);
   for (int64_t x = cols.begin; x < cols.end; ++x) {
-    Vector<A> sum{};
-    for (int64_t i = 0; i < factor; ++i) {
-      const auto* line = source.row(row * factor + i);
-      for (int64_t j = 0; j < factor; ++j) sum += source.at(line, x * factor + j);
+    const Vector<A> right = column(2 * x + 1), after = column(smaller(2 * x + 2, W - 1));
+    put(x, far * (before + after) + near * (left + right));
+    before = right;
+    left = after;
+  }
+}
+
+// Calls visit(column) where column(x) is the sum of `span` rows of the source, weighted.
+template <class A, class Source, class Visit>
+DELTACONV_INLINE void with_combined_rows(const Source& source, Span span, const A* weights,
+                                         const Visit& visit) {
+  const auto rows = [&]<int N>() {
+    decltype(source.row(0)) line[N];
+    Vector<A> weight[N];
+    for (int n = 0; n < N; ++n) {
+      line[n] = source.row(span.start + n);
+      weight[n] = broadcast(weights[n]);
     }
-    put(x, sum * weight);
+    visit([=](int64_t x) {
+      Vector<A> sum = weight[0] * source.at(line[0], x);
+      for (int n = 1; n < N; ++n) sum += weight[n] * source.at(line[n], x);
+      return sum;
+    });
+  };
+  switch (span.count) {  // upsampling by 2 has 1 or 2, its adjoint 2, 3 or 4
+    case 1: return rows.template operator()<1>();
+    case 2: return rows.template operator()<2>();
+    case 3: return rows.template operator()<3>();
+    default: return rows.template operator()<4>();
   }
 }
 

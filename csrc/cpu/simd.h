@@ -11,6 +11,9 @@
 #include "cpu/plan.h"
 
 #define DELTACONV_INLINE inline __attribute__((always_inline))
+// For loops over a row: inlined into their callers they would share registers with all that stands around
+// them.
+#define DELTACONV_NOINLINE __attribute__((noinline))
 
 namespace deltaconv::cpu::DELTACONV_ISA {
 
@@ -48,6 +51,12 @@ DELTACONV_INLINE V read(const P* p) {
 template <class V, class P>
 DELTACONV_INLINE void write(P* p, V v) {
   __builtin_memcpy(p, &v, sizeof(V));
+}
+
+// Into the second-level cache: that is where AMD's and Intel's hardware has room for many misses at once.
+template <class P>
+DELTACONV_INLINE void prefetch(const P* p) {
+  __builtin_prefetch(p, 0, 2);
 }
 
 template <class To, class From>
@@ -135,23 +144,28 @@ DELTACONV_INLINE void store(double* p, Vector<double> v) { write(p, v); }
 DELTACONV_INLINE void store(BFloat16* p, Floats v) { write(p, narrow(v, BFloat16{})); }
 DELTACONV_INLINE void store(Half* p, Floats v) { write(p, narrow(v, Half{})); }
 
-// The first `lanes` elements; the other lanes are zero.
-template <class T>
+// The first `lanes` elements, the other lanes zero; `lanes` counts only if the vector is not Full.
+template <bool Full, class T>
 DELTACONV_INLINE Vector<Accumulator<T>> load(const T* p, int lanes) {
-  constexpr int kAll = kLanes<Accumulator<T>>;
-  if (lanes == kAll) return load(p);
-  T some[kAll] = {};
+  if constexpr (Full) return load(p);
+  T some[kLanes<Accumulator<T>>] = {};
   for (int i = 0; i < lanes; ++i) some[i] = p[i];
   return load(some);
 }
 
-template <class T>
+template <bool Full, class T>
 DELTACONV_INLINE void store(T* p, Vector<Accumulator<T>> v, int lanes) {
-  constexpr int kAll = kLanes<Accumulator<T>>;
-  if (lanes == kAll) return store(p, v);
-  T all[kAll];
+  if constexpr (Full) return store(p, v);
+  T all[kLanes<Accumulator<T>>];
   store(all, v);
   for (int i = 0; i < lanes; ++i) p[i] = all[i];
+}
+
+// Calls visit with whether a vector of `lanes` elements is full as a compile-time constant.
+template <class A, class Visit>
+DELTACONV_INLINE void with_lanes(int lanes, const Visit& visit) {
+  if (lanes == kLanes<A>) return visit.template operator()<true>();
+  visit.template operator()<false>();
 }
 
 }  // namespace deltaconv::cpu::DELTACONV_ISA

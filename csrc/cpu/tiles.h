@@ -104,15 +104,17 @@ struct Transform<4, A> {
   }
 };
 
-// B x for `tiles` tiles of a row: `to` is [points][pitch] vectors.
-template <int M, class A>
-DELTACONV_INLINE void transform_inputs(const A* row, int64_t tiles, int64_t pitch, A* to) {
-  constexpr int V = kLanes<A>, P = 2 * M - 1;
+// B x for `tiles` tiles of the row whose inputs are column(0), column(1), …: `to` is [points][pitch] vectors.
+template <int M, class A, class Column>
+DELTACONV_INLINE void transform_inputs(const Column& column, int64_t tiles, int64_t pitch, A* to) {
+  constexpr int V = kLanes<A>, P = 2 * M - 1, kShared = P - M;  // inputs that a tile shares with the next
+  Vector<A> x[P], point[P];
+  for (int i = 0; i < kShared; ++i) x[i] = column(i);
   for (int64_t t = 0; t < tiles; ++t) {
-    Vector<A> x[P], point[P];
-    for (int i = 0; i < P; ++i) x[i] = load(row + (t * M + i) * V);
+    for (int i = kShared; i < P; ++i) x[i] = column(t * M + i);
     Transform<M, A>::input(x, point);
     for (int p = 0; p < P; ++p) store(to + (p * pitch + t) * V, point[p]);
+    for (int i = 0; i < kShared; ++i) x[i] = x[i + M];
   }
 }
 

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from problems import DTYPES, POOL_SIZES, SIZES, dtype_name, scattered
 
 import deltaconv_kernels as dk
 from deltaconv_kernels import reference
@@ -19,34 +18,8 @@ from deltaconv_kernels.testing import (
     run_with_gradients,
 )
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
-SIZES = [
-    Shape(1, 1, 1, 2, 1, (1,)),
-    Shape(2, 1, 7, 6, 3, (1,)),
-    Shape(1, 2, 2, 4, 17, (1, 2)),  # H and W far below K
-    Shape(2, 8, 8, 32, 3),
-    Shape(1, 5, 13, 34, 5, (1, 2, 3)),  # prime sizes, C/2 not a multiple of any vector
-    Shape(2, 13, 5, 18, 7, (2, 4)),
-    Shape(1, 17, 16, 16, 9, (3,)),
-    Shape(2, 16, 19, 64, 11),
-    Shape(1, 23, 21, 40, 13, (1,)),
-    Shape(1, 20, 20, 16, 15, (1, 2, 3)),
-    Shape(1, 20, 31, 16, 17),
-    Shape(1, 33, 29, 8, 31, (1, 4)),
-    Shape(3, 6, 64, 14, 5),
-    Shape(1, 64, 6, 130, 3),
-]
-# Pool windows where a floating-point index goes wrong: 67 → 33, 384 → 192, 180 → 60.
-POOL_SIZES = [
-    Shape(1, 67, 5, 4, 3, (2,)),
-    Shape(1, 4, 384, 4, 3, (2,)),
-    Shape(1, 180, 3, 4, 3, (3,)),
-    Shape(1, 67, 180, 4, 3, (1, 2, 3)),
-]
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 @pytest.mark.parametrize("shape", SIZES + POOL_SIZES, ids=str)
 def test_matches_the_float64_reference(backend, shape, dtype):
     assert_matches_oracle(make_case(shape, dtype, residual=True))
@@ -60,7 +33,7 @@ def test_every_kernel_size(backend, kernel_size):
 @pytest.mark.parametrize("residual", [False, True], ids=["no-residual", "residual"])
 @pytest.mark.parametrize("bias", [False, True], ids=["no-bias", "bias"])
 @pytest.mark.parametrize("gate", reference.GATES)
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 def test_gates_bias_and_residual(backend, dtype, gate, bias, residual):
     shape = Shape(2, 9, 14, 36, 5, (1, 2, 3))
     assert_matches_oracle(make_case(shape, dtype, gate=gate, bias=bias, residual=residual))
@@ -79,9 +52,6 @@ def test_strided_inputs_and_gradients(backend):
     shape = Shape(2, 9, 12, 24, 5)
     case = make_case(shape, residual=True)
     expected = oracle(case)
-
-    def scattered(t):
-        return None if t is None else torch.stack([t, t + 1], dim=-1)[..., 0]
 
     x, weight, bias, residual = (
         scattered(t).detach().requires_grad_() for t in (case.x, case.weight, case.bias, case.residual)
@@ -147,24 +117,6 @@ def test_repeats_its_bits(backend):
     for _ in range(3):
         again = run_with_gradients(dk.pyramid, case)
         assert all(torch.equal(first[name], again[name]) for name in first)
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    sizes=st.tuples(st.integers(1, 3), st.integers(1, 24), st.integers(1, 24), st.integers(1, 40)),
-    kernel_size=st.integers(0, 9).map(lambda n: 2 * n + 1),
-    factors=st.lists(st.integers(1, 4), min_size=1, max_size=3),
-    gate=st.sampled_from(reference.GATES),
-    bias=st.booleans(),
-    residual=st.booleans(),
-    dtype=st.sampled_from(DTYPES),
-    seed=st.integers(0, 2**16),
-)
-def test_any_problem(backend, sizes, kernel_size, factors, gate, bias, residual, dtype, seed):
-    batch, height, width, half = sizes
-    factors = tuple(min(factor, height, width) for factor in factors)
-    shape = Shape(batch, height, width, 2 * half, kernel_size, factors)
-    assert_matches_oracle(make_case(shape, dtype, gate=gate, bias=bias, residual=residual, seed=seed))
 
 
 def test_the_reference_is_the_written_definition():
