@@ -129,7 +129,7 @@ def test_distil_resume_and_sample(model, folder, tmp_path):
         ),
         (
             ["sample", "--prompt", "x", "--model", "MODEL", "--height", "17", "--width", "17"],
-            "`height` and `width` have to be divisible by 8",
+            "--height: expected a multiple of 8 pixels, got 17",
         ),
         (["demo", "--minutes", "0"], "--minutes: expected a positive number, got 0"),
         (["demo", "--output", "FOLDER"], "--output: expected a new folder or an earlier demo's"),

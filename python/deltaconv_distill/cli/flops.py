@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import UserError
+from .pipelines import DTYPES
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
@@ -28,12 +29,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--sizes", default=DEFAULT_SIZES, help="image sizes in pixels, separated by commas")
     parser.add_argument("--kernel_size", default="auto", help="'auto' (the model's preset) or one odd number")
+    parser.add_argument(
+        "--memory",
+        choices=DTYPES,
+        help="estimate what a converted step in this type needs beside the weights",
+    )
     parser.add_argument("--per_layer", action="store_true", help="show every layer at every size")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(options: argparse.Namespace) -> None:
     from ..conversion import DeltaConvFusion
+    from ..generation.plan import readable_bytes
 
     denoiser, scale = _describe(options.model)
     sizes = _parse_sizes(options.sizes, scale)
@@ -43,8 +50,10 @@ def run(options: argparse.Namespace) -> None:
     except ValueError as error:
         raise UserError(f"--kernel_size {options.kernel_size}: {error}") from error
     totals = {pixels: report.flops(pixels // scale, pixels // scale) for pixels in sizes}
+    memory = _memory(denoiser, options.memory, sizes, scale) if options.memory else {}
     if options.json:
-        print(json.dumps(_as_json(options.model, report, totals, scale), indent=2))
+        answer = _as_json(options.model, report, totals, scale)
+        print(json.dumps(answer | ({"memory_bytes": memory} if memory else {}), indent=2))
         return
     print(
         f"{options.model}: {len(report.layers)} self-attentions, kernel sizes {report.kernel_sizes_from}; one sample\n"
@@ -53,6 +62,9 @@ def run(options: argparse.Namespace) -> None:
         for pixels in sizes:
             print(f"{pixels} x {pixels} pixels\n{report.table(pixels // scale, pixels // scale)}\n")
     print(format_totals(totals))
+    if memory:
+        print(f"\none denoising step with ΔConvBlocks, {options.memory}, beside the weights (estimated):")
+        print("\n".join(f"{pixels:>6}  {readable_bytes(count):>9}" for pixels, count in memory.items()))
     if options.model == PAPERS_MODEL:
         print(f"\n{compare_with_paper(totals)}")
 
@@ -96,6 +108,15 @@ def compare_with_paper(totals: dict[int, Flops]) -> str:
         f"The paper's {PAPER_RATIO_TO_LINFUSION}x over LinFusion: {full:.2f}x with LinFusion's default projections, "
         f"{plain:.2f}x without its non-linear ones."
     )
+
+
+def _memory(denoiser: ModelMixin, dtype: str, sizes: list[int], scale: int) -> dict[int, int]:
+    import torch
+
+    from ..generation import denoiser_memory
+
+    torch.nn.Module.to(denoiser, getattr(torch, dtype))  # not diffusers' own, which warns where nothing is the matter
+    return {pixels: denoiser_memory(denoiser, pixels // scale, pixels // scale) for pixels in sizes}
 
 
 def _as_json(model: str, report: FusionReport, totals: dict[int, Flops], scale: int) -> dict:

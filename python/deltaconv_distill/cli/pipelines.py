@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 from .errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import DiffusionPipeline
 
     from ..conversion import DeltaConvFusion
 
 EMBEDDED = "embedded"
+DTYPES = ("float32", "bfloat16", "float16")
 
 
-def load_pipeline(name: str, flag: str) -> DiffusionPipeline:
-    """A pipeline directory, a hub id, or "embedded", in float32.
+def load_pipeline(name: str, flag: str, dtype: torch.dtype | None = None) -> DiffusionPipeline:
+    """A pipeline directory, a hub id, or "embedded", in float32 unless another type is given.
 
     Raises:
         UserError: `name` does not lead to a pipeline.
@@ -28,12 +30,12 @@ def load_pipeline(name: str, flag: str) -> DiffusionPipeline:
     if name == EMBEDDED:
         from ..embedded import load_teacher
 
-        return load_teacher()
+        return load_teacher(dtype or torch.float32)
     expected = f"{flag}: expected {EMBEDDED!r}, a folder with a diffusers pipeline, or a hub id, got {name!r}"
     if not _is_folder_or_hub_id(name):
         raise UserError(expected)
     try:
-        return DiffusionPipeline.from_pretrained(name, dtype=torch.float32)
+        return DiffusionPipeline.from_pretrained(name, dtype=dtype or torch.float32)
     except (OSError, ValueError) as error:
         raise UserError(f"{expected} ({_first_line(error)})") from error
 

@@ -1,0 +1,33 @@
+"""How much memory a call takes beside what the process holds already."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+RESET_PEAK = "5"  # what Linux wants in clear_refs to set VmHWM, the highest resident set, back to the present one
+
+
+def peak_memory(function: Callable[[], object]) -> int | None:
+    """Bytes that `function` needed at most: on the GPU where there is one, else resident; None where nothing counts."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        return torch.cuda.max_memory_allocated() - before
+    if not CLEAR.exists():
+        return None
+    CLEAR.write_text(RESET_PEAK)
+    before = _resident("VmRSS")
+    function()
+    return max(0, _resident("VmHWM") - before)
+
+
+def _resident(field: str) -> int:
+    found = re.search(rf"^{field}:\s+(\d+) kB", STATUS.read_text(), re.MULTILINE)
+    assert found, f"no {field} in {STATUS}"
+    return 1024 * int(found.group(1))

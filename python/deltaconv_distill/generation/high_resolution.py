@@ -1,0 +1,98 @@
+"""Images in stages: one at the size that the model was trained at, enlarged, and denoised again from there."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from PIL import ImageOps
+from PIL.Image import Image, Resampling
+
+from ..conversion.sites import denoiser_of
+from .guidance import calls_of_one_sample
+from .image_to_image import PIXART, WITH_SIBLING, refine
+from .plan import Plan, plan_generation
+
+logger = logging.getLogger(__name__)
+
+
+def generate_high_resolution(
+    pipe: DiffusionPipeline,
+    prompt: str | Sequence[str],
+    height: int,
+    width: int,
+    *,
+    strength: float = 0.4,
+    num_inference_steps: int = 25,
+    guidance_scale: float = 5.0,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+    plan: Plan | None = None,
+    **options: Any,
+) -> list[Image]:
+    """One image for each prompt, of height x width pixels, also far beyond the model's training size.
+
+    The first stage generates at the training size; every later one enlarges the image, noises it by `strength` and
+    denoises it (SDEdit, arXiv 2108.01073). The autoencoder works in tiles, and the denoiser on one sample at a time,
+    where `plan` says so.
+
+    Args:
+        pipe: a StableDiffusion(XL) or PixArt text-to-image pipeline, converted or not.
+        prompt: one, or a list of them.
+        height, width: in pixels.
+        strength: above 0, at most 1: how much of the schedule a later stage runs; 1 keeps nothing of the image.
+        num_inference_steps: of the first stage; later ones run `strength` times as many, and at least one.
+        guidance_scale: classifier-free guidance; 1 turns it off.
+        generator: of all noise, or one for each prompt.
+        plan: of `plan_generation`, which makes it where not given.
+        options: of the pipelines' calls, for all stages, such as negative_prompt.
+
+    Raises:
+        TypeError: another kind of pipeline.
+        ValueError: sizes or a strength that cannot work, naming the argument.
+    """
+    if not isinstance(pipe, (*WITH_SIBLING, *PIXART)):
+        raise TypeError(
+            f"pipe: expected a StableDiffusion, StableDiffusionXL or PixArt pipeline, got {type(pipe).__name__}"
+        )
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength: expected more than 0 and at most 1, got {strength:g}")
+    prompt = prompt if isinstance(prompt, str) else list(prompt)
+    count = 1 if isinstance(prompt, str) else len(prompt)
+    if plan is None:
+        plan = plan_generation(pipe, height, width, images=count, guidance=guidance_scale > 1)
+    if plan.sizes[-1] != (height, width):
+        raise ValueError(f"plan: expected one for {height} x {width} pixels, got one for {plan.sizes[-1]}")
+    logger.info(f"generating in stages: {plan}")
+    shared: dict[str, Any] = {
+        "guidance_scale": guidance_scale,
+        "num_inference_steps": num_inference_steps,
+        "generator": generator,
+    }
+    if "use_resolution_binning" in inspect.signature(pipe.__call__).parameters:
+        options = {"use_resolution_binning": False, **options}  # sizes are those of the plan
+    with _sparing_memory(pipe, plan):
+        strength = max(strength, (1 + 1e-6) / num_inference_steps)
+        (base_height, base_width), *later = plan.sizes
+        images = pipe(prompt, height=base_height, width=base_width, **shared, **options).images
+        for stage_height, stage_width in later:
+            enlarged = [ImageOps.fit(image, (stage_width, stage_height), Resampling.LANCZOS) for image in images]
+            images = refine(pipe, prompt, enlarged, strength, **shared, **options)
+    return images
+
+
+@contextmanager
+def _sparing_memory(pipe: DiffusionPipeline, plan: Plan) -> Iterator[None]:
+    with ExitStack() as stack:
+        if plan.tiled:
+            for name in ("use_tiling", "use_slicing"):
+                stack.callback(setattr, pipe.vae, name, getattr(pipe.vae, name))
+            pipe.vae.enable_tiling()
+            pipe.vae.enable_slicing()
+        if not plan.batch_guidance:
+            stack.enter_context(calls_of_one_sample(denoiser_of(pipe)))
+        yield
