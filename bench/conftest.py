@@ -1,19 +1,21 @@
-import os
 import platform
 from collections.abc import Callable
 
 import pytest
 import torch
+from deltaconv_distill.machine import cpu
+from tables import Row, render
+from targets import TARGETS
 
 import deltaconv_kernels
 
-ROWS = pytest.StashKey[dict[str, list[dict[str, str]]]]()
+TABLES = pytest.StashKey[dict[str, list[Row]]]()
 
 
 @pytest.fixture
 def add_row(request) -> Callable[..., None]:
-    """Add a row to one of the tables printed at the end: add_row(table, column=text, …)."""
-    tables = request.config.stash.setdefault(ROWS, {})
+    """Add a row to one of the tables printed at the end: add_row(table, column=text or number, …)."""
+    tables = request.config.stash.setdefault(TABLES, {})
     return lambda table, **columns: tables.setdefault(table, []).append(columns)
 
 
@@ -26,30 +28,17 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    tables = config.stash.get(ROWS, {})
-    for title, rows in tables.items():
-        columns = list(rows[0])
-        widths = [max(len(column), *(len(row[column]) for row in rows)) for column in columns]
+    tables = config.stash.get(TABLES, {})
+    if not tables:
+        return
+    targets = [row for target in TARGETS if (row := target.row(tables)) is not None]
+    for title, rows in (*tables.items(), *([("targets on two threads of a CPU", targets)] if targets else [])):
         terminalreporter.section(title)
-        for cells in (columns, *([row[column] for column in columns] for row in rows)):
-            first, *others = (
-                cell.ljust(width) if i == 0 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-            )
-            terminalreporter.write_line("  ".join([first, *others]))
-    if tables:
-        terminalreporter.write_line("")
-        terminalreporter.write_line(
-            f"{_processor()}, {torch.get_num_threads()} threads, instruction set of ours: "
-            f"{torch.ops.deltaconv.cpu_isa()}; torch {torch.__version__}, Python {platform.python_version()}. "
-            "Ratios are medians of one run, all sides interleaved: peer's time over ours."
-        )
-
-
-def _processor() -> str:
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+        for line in render(rows):
+            terminalreporter.write_line(line)
+    terminalreporter.write_line("")
+    terminalreporter.write_line(
+        f"{cpu()['name']}, {torch.get_num_threads()} threads, instruction set of ours: "
+        f"{torch.ops.deltaconv.cpu_isa()}; torch {torch.__version__}, Python {platform.python_version()}. "
+        "Ratios are medians of one run, all sides interleaved: peer's time over ours."
+    )

@@ -23,8 +23,7 @@ def graph_microseconds(function: Callable[[], object]) -> float | None:
     from triton.testing import do_bench_cudagraph
 
     try:
-        with torch.cuda.stream(torch.cuda.Stream()):
-            return 1e3 * do_bench_cudagraph(function, rep=REPETITIONS, return_mode="median")
+        return 1e3 * do_bench_cudagraph(function, rep=REPETITIONS, return_mode="median")
     except RuntimeError as error:
         print(f"no CUDA graph: {error}")
         return None

@@ -31,6 +31,7 @@ from deltaconv_kernels.testing import (
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that this torch can use")
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+DEVICE = "cuda"
 PASSES = ("forward", "forward-backward")
 SIDES_OF_BLOCK = (16, 32, 64, 128, 256, 512)  # 256 to 262144 tokens
 COMPILED_SHAPES = ("sd15-64-k11", "sd15-32-k9", "sdxl-64-k13", "pixart-64-k13")
@@ -83,7 +84,7 @@ def test_operator(benchmark, add_row, which, name, dtype):
     shape, training = NAMED_SHAPES[name], which != "forward"
     if name in GPU_ONLY_SHAPES and training:
         pytest.skip("gradients at the size of 16384 pixels are of no model's training")
-    case = make_case(shape, DTYPES[dtype], "cuda")
+    case = make_case(shape, DTYPES[dtype], DEVICE)
     peer = EagerPyramid(case, torch.channels_last)
     function = peer.gradients if training else peer.forward
     times = checked_times(case, training)
@@ -95,7 +96,7 @@ def test_operator(benchmark, add_row, which, name, dtype):
 @pytest.mark.parametrize("name", COMPILED_SHAPES)
 @pytest.mark.parametrize("which", PASSES)
 def test_against_compile(benchmark, add_row, which, name, dtype):
-    case, training = make_case(NAMED_SHAPES[name], DTYPES[dtype], "cuda"), which != "forward"
+    case, training = make_case(NAMED_SHAPES[name], DTYPES[dtype], DEVICE), which != "forward"
     torch._dynamo.reset()
     peer = EagerPyramid(case, torch.channels_last)
     compiled = torch.compile(peer.__call__, dynamic=False)
@@ -112,9 +113,9 @@ def test_against_compile(benchmark, add_row, which, name, dtype):
 def test_block(benchmark, add_row, side):
     """The whole block against the self-attention that it replaces, projections included, in bfloat16."""
     torch.manual_seed(0)
-    block = dk.DeltaConvBlock(WIDTH, KERNEL_SIZE, device="cuda", dtype=torch.bfloat16).eval()
-    attention = SelfAttention(WIDTH, HEADS, torch.bfloat16).cuda().eval()
-    x = torch.randn(1, side, side, WIDTH, device="cuda", dtype=torch.bfloat16)
+    block = dk.DeltaConvBlock(WIDTH, KERNEL_SIZE, device=DEVICE, dtype=torch.bfloat16).eval()
+    attention = SelfAttention(WIDTH, HEADS, torch.bfloat16).to(DEVICE).eval()
+    x = torch.randn(1, side, side, WIDTH, device=DEVICE, dtype=torch.bfloat16)
     functions = {
         "blocks": torch.no_grad()(lambda: block(x)),
         "attention": torch.no_grad()(lambda: attention(x.flatten(1, 2))),
@@ -138,7 +139,7 @@ def test_host(benchmark, add_row, backend):
     """What a call costs the host: a problem so small that the GPU waits for it."""
     if backend not in available():
         pytest.skip(f"{backend} cannot run: {dk.backends()[backend].reason}")
-    case = make_case(Shape(1, 8, 8, 32, 3), torch.bfloat16, "cuda")
+    case = make_case(Shape(1, 8, 8, 32, 3), torch.bfloat16, DEVICE)
     with dk.use_backend(backend):
         times = {which: host_microseconds(ours(case, which != "forward")) for which in PASSES}
         benchmark.pedantic(ours(case, False), rounds=3)

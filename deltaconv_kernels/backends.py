@@ -37,7 +37,24 @@ class Backend:
         return self.why_not_here()
 
 
-def _native(name: str, dtypes: tuple[torch.dtype, ...]) -> Backend:
+OLDEST_GPU = (8, 0)  # compute capability; what csrc/cuda is compiled for, or later
+
+
+def _why_not_cuda() -> str | None:
+    reason = native.why_not_loaded("cuda")
+    if reason is not None:
+        return reason
+    if not torch.cuda.is_available():
+        return "no CUDA device was found"
+    for index in range(torch.cuda.device_count()):
+        capability = torch.cuda.get_device_capability(index)
+        if capability < OLDEST_GPU:
+            found, oldest = ".".join(map(str, capability)), ".".join(map(str, OLDEST_GPU))
+            return f"GPU {index} has compute capability {found}, the kernels need {oldest}"
+    return None
+
+
+def _native(name: str, dtypes: tuple[torch.dtype, ...], why_not_here: Callable[[], str | None]) -> Backend:
     """A library of csrc/<name>, for the device type of the same name; it takes the gate as an index."""
     forward = getattr(torch.ops.deltaconv, f"pyramid_{name}").default
     backward = getattr(torch.ops.deltaconv, f"pyramid_backward_{name}").default
@@ -50,7 +67,7 @@ def _native(name: str, dtypes: tuple[torch.dtype, ...]) -> Backend:
     def run_backward(grad, x, weight, bias, factors, gate, gate_scale, output_mask):
         return backward(grad, x, weight, bias, factors, index(gate), gate_scale, output_mask)
 
-    return Backend(name, (name,), dtypes, lambda: native.why_not_loaded(name), run_forward, run_backward)
+    return Backend(name, (name,), dtypes, why_not_here, run_forward, run_backward)
 
 
 _TRITON = Backend(
@@ -66,9 +83,9 @@ _TRITON = Backend(
 _BACKENDS = {
     backend.name: backend
     for backend in (
-        _native("cuda", (torch.float32, torch.bfloat16, torch.float16)),
+        _native("cuda", (torch.float32, torch.bfloat16, torch.float16), _why_not_cuda),
         *([] if triton.interpreted() else [_TRITON]),
-        _native("cpu", validation.DTYPES),
+        _native("cpu", validation.DTYPES, lambda: native.why_not_loaded("cpu")),
         Backend(
             "reference",
             None,

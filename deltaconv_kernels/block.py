@@ -71,9 +71,12 @@ class DeltaConvBlock(nn.Module):
         if x.dim() != 4 or x.shape[-1] != self.dim:
             raise ValueError(f"x: expected [B, H, W, dim = {self.dim}], got shape {list(x.shape)}")
         local = pyramid(self.in_proj(x), self.weight, self.bias, self.factors, self.gate, self.gate_scale)
-        shift = self.pool_proj(x.mean(dim=(1, 2), keepdim=True))  # [B, 1, 1, dim]
-        delta = self.out_proj(local) + shift
-        return delta if residual is None else residual + delta
+        shift = self.pool_proj(x.flatten(1, 2).mean(dim=1))[:, None, None]  # [B, 1, 1, dim]
+        # In place: on a CPU the pages of one more tensor of this size cost more than the sum.
+        delta = self.out_proj(local).add_(shift)
+        if residual is None:
+            return delta
+        return delta.add_(residual) if residual.dtype == delta.dtype else residual + delta  # autocast mixes types
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, kernel_size={self.kernel_size}, factors={self.factors}, gate={self.gate!r}"

@@ -41,12 +41,14 @@ class Shape:
         """Of the convolutions alone, forward: 2 K² C B Σ hᵢ wᵢ."""
         return pyramid_flops((self.batch, self.height, self.width, self.inter), self.kernel_size, self.factors)
 
-    def bytes(self, dtype: torch.dtype) -> int:
-        """x read once, the result written once, the weights."""
+    def bytes(self, dtype: torch.dtype, training: bool = False) -> int:
+        """What must be moved: x, weights and result; in training also what backward reads and writes."""
         pixels = self.batch * self.height * self.width
         stages = len(self.factors)
-        elements = pixels * self.inter + pixels * stages * self.inter // 2
-        return (elements + stages * self.kernel_size**2 * self.inter) * dtype.itemsize
+        x, y = pixels * self.inter, pixels * stages * self.inter // 2
+        weight = stages * self.kernel_size**2 * self.inter
+        backward = x + weight + y + x + weight  # read, the gradient of the result read, and two gradients written
+        return (x + weight + y + (backward if training else 0)) * dtype.itemsize
 
 
 # From the published models, at the sizes in the comments; the block's inter is half the model's width.

@@ -49,10 +49,7 @@ def check_arguments(
         lambda: f"factors: expected one per stage of weight, S = {stages}, got {list(factors)}",
     )
     for factor in factors:
-        _check(
-            factor >= 1 and factor <= height and factor <= width,
-            lambda factor=factor: f"factors: expected 1 to min(H, W) for x of {height} x {width}, got {factor}",
-        )
+        _check_factor(factor, height, width)
     _check(gate in GATES, lambda: f"gate: expected one of {GATES}, got {gate!r}")
     if bias is not None:
         _check_same_kind("bias", bias, x)
@@ -79,6 +76,13 @@ def _check_same_kind(name: str, tensor: Tensor, x: Tensor) -> None:
     _check(
         tensor.device == x.device,
         lambda: f"{name}: expected the device of x, {x.device}, got {tensor.device}",
+    )
+
+
+def _check_factor(factor: int, height: int, width: int) -> None:
+    _check(
+        factor >= 1 and factor <= height and factor <= width,
+        lambda: f"factors: expected 1 to min(H, W) for x of {height} x {width}, got {factor}",
     )
 
 

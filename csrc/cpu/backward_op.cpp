@@ -1,5 +1,6 @@
 #include <torch/csrc/stable/library.h>
 
+#include "cpu/memory.h"
 #include "cpu/problem.h"
 #include "cpu/schedule.h"
 
@@ -50,15 +51,15 @@ struct Gradients {
 
 // Sums the parts' weight gradients in their order.
 template <class T>
-void reduce_partials(const Kernels<T>& kernels, const Inputs& inputs,
-                     const std::vector<Accumulator<T>>& partials, int64_t parts, const Gradients& gradients) {
+void reduce_partials(const Kernels<T>& kernels, const Inputs& inputs, const Accumulator<T>* partials,
+                     int64_t parts, const Gradients& gradients) {
   const Sizes& sizes = inputs.sizes;
   const int64_t K2 = sizes.K * sizes.K, row = sizes.C, stage = (K2 + 1) * row;
   const bool weight = gradients.weight.numel() > 0, bias = gradients.bias.numel() > 0;
   torch::stable::parallel_for(0, sizes.S * (K2 + 1), 8, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t s = i / (K2 + 1), tap = i % (K2 + 1);
-      const Accumulator<T>* from = partials.data() + s * stage + tap * row;
+      const Accumulator<T>* from = partials + s * stage + tap * row;
       if (tap < K2 && weight) {
         T* out = static_cast<T*>(gradients.weight.mutable_data_ptr()) + (s * K2 + tap) * row;
         kernels.reduce(from, parts, sizes.S * stage, {0, row}, out);
@@ -77,11 +78,12 @@ void launch(const Kernels<T>& kernels, const Inputs& inputs, const Tensor& grad,
   const Partition partition = partition_of(sizes, stages);
   const int64_t parts = sizes.B * partition.strips * partition.panels;
   const bool sums = gradients.weight.numel() > 0 || gradients.bias.numel() > 0;
-  std::vector<Accumulator<T>> partials(sums ? parts * sizes.S * (sizes.K * sizes.K + 1) * sizes.C : 0);
+  const auto partials =
+      new_array<Accumulator<T>>(sums ? parts * sizes.S * (sizes.K * sizes.K + 1) * sizes.C : 0);
   const BackwardArguments<T> arguments{
       inputs.problem<T>(stages), const_image_of<T>(grad), partition,
       gradients.x.numel() > 0 ? static_cast<T*>(gradients.x.mutable_data_ptr()) : nullptr,
-      sums ? partials.data() : nullptr};
+      sums ? partials.get() : nullptr};
   const int64_t threads =
       useful_threads(sizes.B * sizes.H * sizes.W * sizes.C * (3 * sizes.K * sizes.K + 16));
   const std::vector<BackwardTask> tasks = split(sizes, partition, threads);
@@ -91,7 +93,7 @@ void launch(const Kernels<T>& kernels, const Inputs& inputs, const Tensor& grad,
   }
   run_tasks(tasks, threads, scratch_bytes,
             [&](const BackwardTask& task, void* scratch) { kernels.backward(arguments, task, scratch); });
-  if (sums) reduce_partials(kernels, inputs, partials, parts, gradients);
+  if (sums) reduce_partials(kernels, inputs, partials.get(), parts, gradients);
 }
 
 std::tuple<Tensor, Tensor, Tensor> pyramid_backward_cpu(const Tensor& grad, const Tensor& x,
@@ -104,7 +106,7 @@ std::tuple<Tensor, Tensor, Tensor> pyramid_backward_cpu(const Tensor& grad, cons
   check_image("grad", grad, inputs, sizes.S * (sizes.C / 2));
   STD_TORCH_CHECK(output_mask.size() == 3, "output_mask: expected 3 entries, got ", output_mask.size());
   const auto wanted = [&](bool is, const Tensor& like) {
-    return is ? torch::stable::new_empty(inputs.x, like.sizes()) : torch::stable::new_empty(inputs.x, {0});
+    return is ? new_result(inputs.x, like.sizes()) : new_result(inputs.x, {0});
   };
   const Gradients gradients{wanted(output_mask[0], inputs.x), wanted(output_mask[1], inputs.weight),
                             wanted(output_mask[2] && bias, bias ? *inputs.bias : inputs.x)};

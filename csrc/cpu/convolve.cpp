@@ -124,21 +124,25 @@ DELTACONV_INLINE void convolve_tiles(const Scheme& scheme, int64_t K, const Rows
   }
 }
 
-// A tile that does not fit overlaps the one before it: it writes the same values again.
+// Rows are cut into pieces of as equal as possible numbers of tiles, at most kTiles.
+template <int M, int T, int R, int Chunks, class A>
+DELTACONV_INLINE void convolve_piece(const Scheme& scheme, int64_t K, const Rows<A>& rows, Range tiles,
+                                     const A* weights, const A* bias, A* const (&out)[kRows]) {
+  if constexpr (T > kMinTiles) {
+    if (tiles.end - tiles.begin < T) {
+      return convolve_piece<M, T - 1, R, Chunks>(scheme, K, rows, tiles, weights, bias, out);
+    }
+  }
+  convolve_tiles<M, T, R, Chunks>(scheme, K, rows, tiles.begin, weights, bias, out);
+}
+
 template <int M, int R, int Chunks, class A>
 void convolve_rows(const Scheme& scheme, int64_t K, const Rows<A>& rows, int64_t tiles, const A* weights,
                    const A* bias, A* const (&out)[kRows]) {
-  for (int64_t t = 0; t < tiles;) {
-    const int64_t left = tiles - t;
-    if (kTiles > 4 && tiles >= kTiles && left > 4) {
-      if (left < kTiles) t = tiles - kTiles;
-      convolve_tiles<M, kTiles, R, Chunks>(scheme, K, rows, t, weights, bias, out);
-      t += kTiles;
-    } else {
-      if (left < 4 && tiles >= 4) t = tiles - 4;
-      convolve_tiles<M, 4, R, Chunks>(scheme, K, rows, t, weights, bias, out);
-      t += 4;
-    }
+  const int64_t pieces = (tiles + kTiles - 1) / kTiles;
+  for (int64_t i = 0; i < pieces; ++i) {
+    const Range piece = {i * tiles / pieces, (i + 1) * tiles / pieces};
+    convolve_piece<M, kTiles, R, Chunks>(scheme, K, rows, piece, weights, bias, out);
   }
 }
 
@@ -162,12 +166,12 @@ void convolve(const Scheme& scheme, int64_t K, const Rows<float>& rows, int64_t 
     case 101: return run(convolve_count<1, 1, float>);
     case 103: return run(convolve_count<1, 3, float>);
     case 105: return run(convolve_count<1, 5, float>);
-    case 303: return run(convolve_count<3, 3, float>);
     case 402: return run(convolve_count<4, 2, float>);
     case 403: return run(convolve_count<4, 3, float>);
-    case 404: return run(convolve_count<4, 4, float>);
-    case 405: return run(convolve_count<4, 5, float>);
-    default: return run(convolve_count<4, 0, float>);
+    case 502: return run(convolve_count<5, 2, float>);
+    case 503: return run(convolve_count<5, 3, float>);
+    case 504: return run(convolve_count<5, 4, float>);
+    default: return run(convolve_count<5, 0, float>);
   }
 }
 

@@ -1,5 +1,6 @@
 #include <torch/csrc/stable/library.h>
 
+#include "cpu/memory.h"
 #include "cpu/problem.h"
 #include "cpu/schedule.h"
 
@@ -57,7 +58,7 @@ Tensor pyramid_cpu(const Tensor& x, const Tensor& weight, const std::optional<Te
     check_image("residual", *residual, inputs, channels);
     dense_residual = with_dense_channels(*residual);
   }
-  const Tensor result = torch::stable::new_empty(inputs.x, {sizes.B, sizes.H, sizes.W, channels});
+  const Tensor result = new_result(inputs.x, {sizes.B, sizes.H, sizes.W, channels});
   if (inputs.empty()) return result;
   dispatch(inputs.x, [&](const auto& kernels) { launch(kernels, inputs, dense_residual, result); });
   return result;

@@ -14,19 +14,27 @@ struct Candidate {
   bool runs_here;
 };
 
-// Widest first.
+// Those that were built, widest first.
 std::vector<Candidate> candidates() {
+  std::vector<Candidate> built;
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  const bool avx2 =
+  [[maybe_unused]] const bool avx2 =
       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  return {
-      {&avx512::kInstructionSet, avx512}, {&avx2::kInstructionSet, avx2}, {&baseline::kInstructionSet, true}};
-#else
-  return {{&baseline::kInstructionSet, true}};
+  [[maybe_unused]] const bool avx512 =
+      avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 #endif
+#if defined(DELTACONV_HAS_avx512)
+  built.push_back({&avx512::kInstructionSet, avx512});
+#endif
+#if defined(DELTACONV_HAS_avx2)
+  built.push_back({&avx2::kInstructionSet, avx2});
+#endif
+#if defined(DELTACONV_HAS_baseline)
+  built.push_back({&baseline::kInstructionSet, true});
+#endif
+  return built;
 }
 
 const InstructionSet& choose() {
@@ -41,7 +49,8 @@ const InstructionSet& choose() {
     if (!forced && candidate.runs_here) return *candidate.set;
     known += std::string(known.empty() ? "" : ", ") + candidate.set->name;
   }
-  STD_TORCH_CHECK(false, "DELTACONV_CPU_ISA: expected one of ", known, ", got '", forced, "'");
+  STD_TORCH_CHECK(false, "DELTACONV_CPU_ISA: expected one of ", known, ", got '",
+                  forced ? forced : "none of them, which this machine lacks", "'");
 }
 
 }  // namespace

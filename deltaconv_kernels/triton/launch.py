@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 
 import torch
 from torch import Tensor
-from triton import cdiv
 
 from ..reference import stage_sizes
 from ..validation import output_shape
@@ -25,6 +25,7 @@ MAX_PARTITIONS = 64
 PIXELS_PER_PARTITION = 1024
 REDUCE_BLOCK, REDUCE_WARPS = 256, 4
 MAX_REGISTERS = 255
+CACHED_PROBLEMS = 4096
 POOL_RUN = 4  # pixels of a row that one lane of the pooling kernel takes
 
 
@@ -44,7 +45,7 @@ def pyramid_forward(
     B, H, W, C = x.shape
     tile = _configuration(x, weight).forward
     with _on(x):
-        pyramid_forward_kernel[forward_grid(B, H, W, C, factors, tile)](
+        pyramid_forward_kernel[forward_grid(B, H, W, C, tuple(factors), tile)](
             x, weight, bias, residual, y, B, H, W, gate_scale,
             **_problem(weight, factors, H, W), SIGMOID=gate == "sigmoid",
             HAS_BIAS=bias is not None, HAS_RESIDUAL=residual is not None, **_patches(tile),
@@ -84,7 +85,8 @@ def pyramid_backward(
     return grad_x, grad_weight, grad_bias
 
 
-def forward_grid(B: int, H: int, W: int, C: int, factors: Sequence[int], tile: Tile) -> tuple[int, int]:
+@lru_cache(CACHED_PROBLEMS)
+def forward_grid(B: int, H: int, W: int, C: int, factors: tuple[int, ...], tile: Tile) -> tuple[int, int]:
     """Tiles of all stages by blocks of channel pairs; patches of a reduced stage share their borders."""
     tiles = 0
     for factor, (h, w) in zip(factors, stage_sizes(H, W, factors), strict=True):
@@ -188,6 +190,11 @@ def _contiguous(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
 
 
+def cdiv(dividend: int, divisor: int) -> int:
+    """Rounded up. Triton's own is made for constants inside kernels and takes the host microseconds."""
+    return -(-dividend // divisor)
+
+
 def _on(x: Tensor) -> AbstractContextManager:
     """Triton launches on the current device."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
@@ -195,7 +202,12 @@ def _on(x: Tensor) -> AbstractContextManager:
 
 def _configuration(x: Tensor, weight: Tensor) -> Configuration:
     _, H, W, C = x.shape
-    return configuration(Key(C, H, W, weight.shape[1], x.dtype, device_kind(x.device)))
+    return tiles_for(C, H, W, weight.shape[1], x.dtype, x.device)
+
+
+@lru_cache(CACHED_PROBLEMS)
+def tiles_for(C: int, H: int, W: int, K: int, dtype: torch.dtype, device: torch.device) -> Configuration:
+    return configuration(Key(C, H, W, K, dtype, device_kind(device)))
 
 
 def _problem(weight: Tensor, factors: Sequence[int], H: int, W: int) -> dict:

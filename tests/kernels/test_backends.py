@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import deltaconv_kernels as dk
+from deltaconv_kernels import native
 from deltaconv_kernels.backends import choose_backend
 from deltaconv_kernels.testing import Shape, make_case
 
@@ -60,6 +61,23 @@ def test_a_requested_backend_never_falls_back():
 @pytest.mark.skipif(torch.version.cuda is not None, reason="asks why CUDA is missing on a torch without CUDA")
 def test_why_cuda_cannot_run_on_a_cpu_torch():
     assert "built without CUDA" in dk.backends()["cuda"].reason
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "reason"),
+    [
+        ([], "no CUDA device was found"),
+        ([(9, 0), (7, 5)], "GPU 1 has compute capability 7.5, the kernels need 8.0"),
+        ([(8, 0), (12, 0)], None),
+    ],
+    ids=str,
+)
+def test_which_gpus_the_cuda_kernels_need(monkeypatch, capabilities, reason):
+    monkeypatch.setattr(native, "why_not_loaded", lambda backend: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(capabilities))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capabilities.__getitem__)
+    assert dk.backends()["cuda"].reason == reason
 
 
 def run_python(code, **environment):

@@ -63,6 +63,28 @@ def test_dtype_argument(backend, dtype):
     assert block(torch.randn(1, 5, 6, 16, dtype=dtype)).dtype == dtype
 
 
+def test_autocast_keeps_the_stream_in_its_own_type(backend):
+    """The stream of residuals stays float32; a block rounds its delta, never the sum."""
+    torch.manual_seed(0)
+    block = dk.DeltaConvBlock(16, kernel_size=3)
+    x, residual = torch.randn(2, 5, 6, 16), torch.randn(2, 5, 6, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        delta, summed = block(x), block(x, residual)
+    assert (delta.dtype, summed.dtype) == (torch.bfloat16, torch.float32)
+    assert torch.equal(summed, residual + delta)
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_arguments_are_left_alone(backend, requires_grad):
+    torch.manual_seed(0)
+    block = dk.DeltaConvBlock(16, kernel_size=3).requires_grad_(requires_grad)
+    x, residual = torch.randn(2, 5, 6, 16), torch.randn(2, 5, 6, 16)
+    before = x.clone(), residual.clone()
+    assert relative_error(block(x, residual), residual + block(x)) <= 1e-6
+    assert torch.equal(x, before[0])
+    assert torch.equal(residual, before[1])
+
+
 def test_device_argument_allocates_nothing_on_meta():
     block = dk.DeltaConvBlock(1152, kernel_size=13, device="meta")
     assert all(p.is_meta for p in block.parameters())

@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 import deltaconv_kernels as dk
-from deltaconv_kernels.testing import Shape, assert_matches_oracle, make_case, run_with_gradients
+from deltaconv_kernels.testing import Shape, assert_matches_oracle, make_case, oracle, run_with_gradients
 
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 
@@ -97,6 +98,44 @@ def test_wide_images(kernel_size):
     width = {3: 600, 17: 150, 31: 100}[kernel_size]
     with dk.use_backend("cpu"):
         assert_matches_oracle(make_case(Shape(1, 7, width, 34, kernel_size, (1, 2, 3))))
+
+
+# The fast method (K >= 7) adds and subtracts inputs before it multiplies: what does it cost in accuracy?
+@pytest.mark.parametrize("kernel_size", [5, 7, 9, 11, 13])
+@pytest.mark.parametrize("scaling", ["offset", "channels", "bright spot"])
+def test_badly_scaled_inputs(kernel_size, scaling):
+    case = make_case(Shape(1, 24, 31, 32, kernel_size))
+    x = case.x.clone()
+    if scaling == "offset":
+        x += 30
+    elif scaling == "channels":
+        x *= 10 ** torch.linspace(-3, 3, 32)
+    else:
+        x[:, 12, 15] *= 1000
+    with dk.use_backend("cpu"):
+        assert_matches_oracle(replace(case, x=x))
+
+
+@pytest.mark.parametrize("kernel_size", [5, 7, 9, 11, 13])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")], ids=str)
+def test_a_non_finite_input_stays_near(kernel_size, value):
+    """It reaches every result that depends on it, and in the fast method those of the tiles around, in its rows."""
+    case = make_case(Shape(1, 40, 60, 32, kernel_size, (1,)))
+    case.x[0, 20, 30, 3] = value
+    expected = oracle(case)["y"].isfinite()
+    with dk.use_backend("cpu"):
+        got = dk.pyramid(*case.arguments).isfinite()
+    assert not (got & ~expected).any(), "a result that depends on the value came out finite"
+    extra = (expected & ~got).nonzero()
+    reach, widest_tile = kernel_size // 2, 5
+    assert set(extra[:, 3].tolist()) <= {3}
+    assert all(abs(y - 20) <= reach and abs(x - 30) < reach + 2 * widest_tile for _, y, x, _ in extra.tolist())
+
+
+def test_large_results():
+    """Memory that comes fresh from the system, in huge pages where it has them."""
+    with dk.use_backend("cpu"):
+        assert_matches_oracle(make_case(Shape(1, 261, 260, 34, 3)))
 
 
 def test_channels_last_is_read_in_place():

@@ -119,6 +119,23 @@ def test_repeats_its_bits(backend):
         assert all(torch.equal(first[name], again[name]) for name in first)
 
 
+@pytest.mark.parametrize("value", [math.inf, math.nan], ids=str)
+@pytest.mark.parametrize("kernel_size", [3, 9, 17])
+def test_what_is_not_finite_stays_near(backend, kernel_size, value):
+    """In its rows, its channel, and columns at most 8 beyond the filter's reach, as docs/operator.md says."""
+    spread, row, column, channel = 8, 20, 23, 3
+    case = make_case(Shape(1, 45, 51, 8, kernel_size, (1,)), gate="sigmoid")
+    clean = dk.pyramid(*case.arguments)
+    case.x[0, row, column, channel] = value
+    reach = kernel_size // 2
+    near = torch.zeros(45, 51, 4, dtype=torch.bool)
+    rows = slice(row - reach, row + reach + 1)
+    near[rows, column - reach - spread : column + reach + spread + 1, channel] = True
+    result = dk.pyramid(*case.arguments)[0]
+    assert torch.equal(result[~near], clean[0][~near])
+    assert not result[rows, column - reach : column + reach + 1, channel].isfinite().any()
+
+
 def test_the_reference_is_the_written_definition():
     """The specification itself, pixel by pixel in Python, on a problem small enough for that."""
     shape = Shape(1, 5, 7, 4, 3, (1, 2))

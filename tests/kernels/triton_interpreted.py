@@ -2,7 +2,9 @@
 of its own: Triton decides on its interpreter when it is imported, and the other tests import it compiled.
 """
 
+import json
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -130,8 +132,23 @@ def test_tuning_keeps_the_fastest(monkeypatch):
         monkeypatch.setattr(tune_triton, tiles, lambda: [wide])
     milliseconds = iter([2.0, 1.0, 1.0, 2.0, 2.0, 1.0])  # of the rule's tile and the wide one, for three kernels
     monkeypatch.setattr(tune_triton, "do_bench", lambda run, **_: next(milliseconds))
-    best = tune_triton.tune(make_case(Shape(1, 3, 4, 4, 1, (1,))), key)
+    ahead = {}
+    best = tune_triton.tune(make_case(Shape(1, 3, 4, 4, 1, (1,))), key, ahead.__setitem__)
     assert best == Configuration(wide, rule(key).backward, wide)
+    assert [candidate.weight for candidate in ahead["weight"]] == [rule(key).weight, wide]
+
+
+def test_tiles_compile_ahead_in_other_processes():
+    shape, candidate = Shape(1, 3, 4, 4, 1, (1,)), rule(Key(4, 3, 4, 1, torch.float32, "interpreter"))
+    tune_triton.compile_on_all_cores(shape, torch.float32, "cpu", "forward", [candidate])
+
+
+def test_tiles_tuned_elsewhere(tmp_path):
+    best = rule(Key(160, 64, 64, 7, torch.bfloat16, "sm90"))
+    record = {"tuned": "sm90/64x64x160-k7-bfloat16", "configuration": asdict(best)}
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps({"parts": {"triton-tune": {"records": [record]}}}))
+    assert tune_triton.recorded(file) == {"sm90/64x64x160-k7-bfloat16": best}
 
 
 @triton.jit

@@ -1,7 +1,8 @@
 """`python child.py LIBRARIES TASK` with the CPU library of one folder.
 
-`grid`: the operator's grid, forward and every gradient against the reference; `fuzz`: random problems; `overrun` and
-`misaligned`: calls that break what the kernels rely on, which a sanitizer must report.
+`grid`: the operator's grid, forward and every gradient against the reference; `threads`: the part of it that is large
+enough for several threads; `fuzz`: random problems; `overrun` and `misaligned`: calls that break what the kernels rely
+on, which a sanitizer must report.
 """
 
 from __future__ import annotations
@@ -22,11 +23,17 @@ from problems import DTYPES, POOL_SIZES, SIZES
 SEVERAL_THREADS = [Shape(2, 33, 31, 48, 7), Shape(1, 47, 150, 34, 3, (1, 2, 3)), Shape(1, 24, 160, 16, 17)]
 
 
-def run_grid() -> None:
-    for shape in SIZES + POOL_SIZES + SEVERAL_THREADS:
+def run_threads() -> None:
+    for shape in SEVERAL_THREADS:
         assert_matches_oracle(make_case(shape, residual=True))
     for dtype in DTYPES:
         assert_matches_oracle(make_case(SEVERAL_THREADS[0], dtype, gate="sigmoid", bias=False))
+
+
+def run_grid() -> None:
+    for shape in SIZES + POOL_SIZES:
+        assert_matches_oracle(make_case(shape, residual=True))
+    run_threads()
 
 
 def run_on_wrong_memory(length: float, offset: int) -> None:
@@ -42,6 +49,7 @@ def run_on_wrong_memory(length: float, offset: int) -> None:
 
 TASKS = {
     "grid": run_grid,
+    "threads": run_threads,
     "fuzz": lambda: fuzz(100),
     "overrun": lambda: run_on_wrong_memory(0.5, 0),
     "misaligned": lambda: run_on_wrong_memory(2, 2),
