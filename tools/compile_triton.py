@@ -1,16 +1,17 @@
 """Compiles every kernel of the triton backend for GPUs that need not be here, and reads what the machine code needs.
 
-`python tools/compile_triton.py` prints the table of docs/triton.md; with --write it goes into that page.
+`python tools/compile_triton.py` prints the table of docs/triton.md; with --write every row goes into that page, beside
+the rows that are there already and that the same kernels made.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import hashlib
 import itertools
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,13 +28,21 @@ from triton.runtime.jit import JITFunction
 
 from deltaconv_kernels.testing import NAMED_SHAPES, Shape, make_case
 from deltaconv_kernels.triton import launch
+from deltaconv_kernels.triton.configurations import Configuration, Key, configuration
 
 ARCHITECTURES = (80, 90, 100)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DOCUMENT = Path(__file__).parents[1] / "docs" / "triton.md"
+COLUMNS = ("shape", "dtype", "GPU", "kernel", "registers", "spilled bytes", "shared bytes", "instructions")
+RULE = ("---",) * 4 + ("---:",) * 4
+KERNEL_SOURCES = (
+    "grid.py", "convolution.py", "forward_kernel.py", "backward_kernels.py", "weight_kernels.py", "configurations.py",
+    "configurations.json",
+)  # fmt: skip
 MARKERS = "<!-- compiled -->\n", "<!-- /compiled -->\n"
 TENSOR_CORE_OPCODES = ("HMMA", "HGMMA", "QGMMA", "UTCHMMA", "OMMA")
 ATOMIC_OPCODES = ("ATOM", "ATOMG", "ATOMS", "RED", "REDG")
+Row = tuple[str, ...]
 BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
@@ -76,7 +85,10 @@ def recorded_launches(device: str) -> Iterator[list[Launch]]:
         by_name |= {name: keywords.pop(name) for name in names if name in keywords}
         launches.append(Launch(kernel, grid, by_name, keywords))
 
-    with mock.patch.object(JITFunction, "run", record), mock.patch.object(launch, "device_kind", return_value=device):
+    def tiles_for(C: int, H: int, W: int, K: int, dtype: torch.dtype, *_: Any) -> Configuration:
+        return configuration(Key(C, H, W, K, dtype, device))
+
+    with mock.patch.object(JITFunction, "run", record), mock.patch.object(launch, "tiles_for", tiles_for):
         yield launches
 
 
@@ -139,27 +151,53 @@ def resources(compiled: Any) -> Resources:
     )
 
 
-def table(names: list[str], dtypes: list[torch.dtype], architectures: list[int]) -> Iterator[str]:
-    """Lines of Markdown, one a kernel, each as soon as it is compiled."""
-    yield "| shape | dtype | GPU | kernel | registers | spilled bytes | shared bytes | instructions |"
-    yield "| --- | --- | --- | --- | ---: | ---: | ---: | ---: |"
+def rows(names: list[str], dtypes: list[str], architectures: list[int]) -> Iterator[Row]:
+    """One for each kernel, as soon as it is compiled."""
     for name, dtype, architecture in itertools.product(names, dtypes, architectures):
-        for launched in launches_of(NAMED_SHAPES[name], dtype, architecture):
+        for launched in launches_of(NAMED_SHAPES[name], DTYPES[dtype], architecture):
             used = resources(compile_launch(launched, architecture))
-            what = (name, str(dtype).removeprefix("torch."), f"sm_{architecture}", launched.name)
             numbers = (used.registers, used.spilled_bytes, used.shared_bytes, used.instructions)
-            yield "| " + " | ".join(map(str, (*what, *numbers))) + " |"
+            yield (name, dtype, f"sm_{architecture}", launched.name, *map(str, numbers))
 
 
-def write_document(lines: list[str], command: str) -> None:
-    """Put the table between the page's markers, with what made it."""
+def kept_rows(page: str) -> list[Row]:
+    """The page's rows, if the same kernels and the same Triton made them."""
+    source, _, lines = page.split(MARKERS[0])[1].split(MARKERS[1])[0].partition("\n\n")
+    if made_by() not in source:
+        return []
+    return [tuple(cell.strip() for cell in line.strip("| ").split("|")) for line in lines.splitlines()[2:]]
+
+
+def merged(old: list[Row], new: list[Row]) -> list[Row]:
+    """In the order of shapes, types, GPUs and launches; a new row takes an old one's place."""
+    by_key = {row[:4]: row for row in (*old, *new)}
+    kernels = list(dict.fromkeys(row[3] for row in (*old, *new)))
+    orders = (list(NAMED_SHAPES), list(DTYPES), [f"sm_{number}" for number in ARCHITECTURES], kernels)
+    return sorted(
+        by_key.values(), key=lambda row: [order.index(cell) for order, cell in zip(orders, row, strict=False)]
+    )
+
+
+def made_by() -> str:
+    sources = sorted((DOCUMENT.parents[1] / "deltaconv_kernels" / "triton").glob("*"))
+    text = b"".join(path.read_bytes() for path in sources if path.name in KERNEL_SOURCES)
+    return f"Triton {triton.__version__}, kernels {hashlib.sha256(text).hexdigest()[:8]}"
+
+
+def write_document(new: list[Row]) -> None:
+    """Put the rows between the page's markers, with those that were there and still hold."""
     page = DOCUMENT.read_text()
     before, rest = page.split(MARKERS[0])
     _, after = rest.split(MARKERS[1])
-    source = f"{datetime.date.today()}, Triton {triton.__version__}, `{command}`:\n\n"
+    lines = [line(row) for row in (COLUMNS, RULE, *merged(kept_rows(page), new))]
+    source = f"`python tools/compile_triton.py --write`, in steps until {datetime.date.today()}, {made_by()}:\n\n"
     beside = DOCUMENT.with_suffix(".new")
     beside.write_text(before + MARKERS[0] + source + "\n".join(lines) + "\n" + MARKERS[1] + after)
     beside.replace(DOCUMENT)
+
+
+def line(row: Row) -> str:
+    return "| " + " | ".join(row) + " |"
 
 
 def main() -> None:
@@ -167,15 +205,13 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=NAMED_SHAPES, default=list(NAMED_SHAPES))
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--architectures", nargs="+", type=int, default=list(ARCHITECTURES))
-    parser.add_argument("--write", action="store_true", help=f"replace the table in {DOCUMENT.name}")
+    parser.add_argument("--write", action="store_true", help=f"into the table in {DOCUMENT.name}, row by row")
     arguments = parser.parse_args()
-    dtypes = [DTYPES[name] for name in arguments.dtypes]
-    lines = []
-    for line in table(arguments.shapes, dtypes, arguments.architectures):
-        print(line, flush=True)
-        lines.append(line)
-    if arguments.write:
-        write_document(lines, " ".join(["python", "tools/compile_triton.py", *sys.argv[1:]]))
+    print(f"{line(COLUMNS)}\n{line(RULE)}", flush=True)
+    for row in rows(arguments.shapes, arguments.dtypes, arguments.architectures):
+        print(line(row), flush=True)
+        if arguments.write:
+            write_document([row])
 
 
 def _output(tool: str, *arguments: str) -> str:

@@ -61,6 +61,7 @@ def parts() -> list[Part]:
         *(profile(backend) for backend in ("cuda", "triton")),
         Part("kernel-tests", 240, (*PYTEST_RECORDED, "tests/kernels"), ("python:pytest",)),
         Part("compile", 180, (*PYTEST, "bench/test_gpu.py", "-k", "compile"), ("gpu", "python:pytest_benchmark")),
+        Part("triton-tune", 420, script("tune"), ("gpu", "python:triton")),
         Part("host", 60, (*PYTEST, "bench/test_gpu.py", "-k", "host"), ("gpu", "python:pytest_benchmark")),
     ]
 
