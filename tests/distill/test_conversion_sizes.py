@@ -124,7 +124,7 @@ def test_sizes_by_layer_and_exclusion() -> None:
         ({"kernel_size": 4}, "odd integers from 1 to 31, got 4 for down_blocks"),
         ({"kernel_size": 33}, "got 33"),
         ({"kernel_size": 3.0}, "got 3.0"),
-        ({"kernel_size": "large"}, "'auto', an odd integer or .* got 'large'"),
+        ({"kernel_size": "large"}, "'auto', 'profile', an odd integer, .* or a Profile, got 'large'"),
         ({"kernel_size": {MID: 3}}, r"missing \['down_blocks"),
         ({"kernel_size": {MID: 3, "mid": 5}, "exclude": ["down*", "up*"]}, r"unknown \['mid'\]"),
         ({"kernel_size": 3, "exclude": "middle*"}, "exclude: 'middle\\*' fits none"),

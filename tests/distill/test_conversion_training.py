@@ -10,7 +10,7 @@ import pytest
 import torch
 from deltaconv_distill import DeltaConvFusion
 from diffusers import UNet2DConditionModel
-from tiny_pipelines import denoiser_inputs, predict, tiny_pixart_transformer, tiny_sd_unet
+from tiny_pipelines import denoiser_inputs, predict, tiny_pixart_transformer, tiny_sd, tiny_sd_unet
 
 Gradients = dict[str, torch.Tensor]
 
@@ -137,7 +137,7 @@ def one_level_unet() -> UNet2DConditionModel:
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("make", [one_level_unet, tiny_pixart_transformer])
 def test_compiles_without_graph_breaks(make: Callable) -> None:
-    """One graph in every mode, also with features recorded; a compiled denoiser can be restored."""
+    """One graph in every mode, also with features and calls recorded; a compiled denoiser can be restored."""
     denoiser = make().requires_grad_(False)
     inputs = denoiser_inputs(denoiser, 8, 12)
     teacher = denoiser(**inputs).sample
@@ -153,9 +153,23 @@ def test_compiles_without_graph_breaks(make: Callable) -> None:
     assert list(features) == list(expected)
     for name in expected:
         torch.testing.assert_close(features[name], expected[name])
+    with fusion.teacher(), fusion.record_attention() as calls:
+        torch.testing.assert_close(compiled(**inputs).sample, teacher)
+    with fusion.teacher(), fusion.record_attention() as expected_calls:
+        denoiser(**inputs)
+    for name, call in expected_calls.items():
+        torch.testing.assert_close(calls[name].input, call.input)
+        torch.testing.assert_close(calls[name].output, call.output)
     assert DeltaConvFusion.attached_to(compiled) is fusion
     fusion.detach()
     torch.testing.assert_close(compiled(**inputs).sample, teacher)
+
+
+def test_a_pipeline_with_a_compiled_denoiser() -> None:
+    pipe = tiny_sd()
+    pipe.unet = torch.compile(pipe.unet)  # compiles nothing before its first call
+    fusion = DeltaConvFusion.convert(pipe, kernel_size=3)
+    assert DeltaConvFusion.attached_to(pipe) is fusion
 
 
 @pytest.mark.usefixtures("fresh_compiler")

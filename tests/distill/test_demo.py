@@ -2,29 +2,34 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import torch
 from deltaconv_distill import DeltaConvFusion
+from deltaconv_distill.analysis import Generation, Profile
 from deltaconv_distill.cli.demo import summarise
 from deltaconv_distill.demo import DemoSettings, run_demo
 from deltaconv_distill.demo.evaluate import spread
+from deltaconv_distill.demo.settings import TRAINING
 from deltaconv_distill.demo.variants import VARIANTS
 from distilling import CAPTIONS, RandomImages
 from PIL import Image
 from tiny_pipelines import tiny_sd
 
 SETTINGS = DemoSettings(
-    minutes=0.03,
+    minutes=1.0,
     kernel_size=3,
+    analysis=Generation(["red cat"], timesteps=(500,), num_inference_steps=2),
     prompts=("red cat", "sun"),
     num_inference_steps=2,
     distance_samples=4,
     held_batches=1,
     timing_sizes=(16, 32),
     timing_repeats=2,
+    training=replace(TRAINING, train_batch_size=2, fit_batches=2, stage1_steps=4, stage1_repeats=2, max_train_steps=7),
 )
 PICTURES = ("grid", "losses", "times")
 
@@ -55,7 +60,7 @@ def figures(folder) -> dict:
 def test_every_artefact_is_there_and_nothing_else(folder):
     pictures = [f"{name}{suffix}.png" for name in PICTURES for suffix in ("", "-dark")]
     assert sorted(path.name for path in folder.iterdir()) == sorted(
-        [*pictures, "figures.json", "report.html", "fusion"]
+        [*pictures, "figures.json", "profile.json", "report.html", "fusion"]
     )
     assert [path.name for path in folder.parent.iterdir()] == ["report"]
     for name in pictures:
@@ -76,9 +81,15 @@ def test_figures_are_whole_and_plausible(figures):
     for time in figures["timing"]:
         assert time["tokens"] == (time["size"] // 2) ** 2
         assert time["speedup"] == pytest.approx(time["teacher_ms"] / time["student_ms"])
-    assert figures["training"]["steps"] >= 1
+    assert figures["training"]["steps"] == 7
+    assert figures["training"]["stage1"]["steps"] == 4
     assert figures["conversion"]["parameters_trained"] < figures["conversion"]["parameters_teacher"]
     assert figures["settings"]["distance_samples"] == 4
+
+
+def test_the_profile_is_of_the_layers_that_were_replaced(folder, figures):
+    profile = Profile.load(folder / "profile.json")
+    assert list(profile.layers) == [layer["name"] for layer in figures["conversion"]["layers"]]
 
 
 def test_the_fusion_is_the_student_that_was_measured(folder, figures):
@@ -89,7 +100,7 @@ def test_the_fusion_is_the_student_that_was_measured(folder, figures):
 def test_the_report_needs_nothing_from_outside(folder):
     report = _Report()
     report.feed((folder / "report.html").read_text())
-    assert report.pictures == 2 * len(PICTURES)  # light and dark
+    assert report.pictures > 2 * len(PICTURES)  # light and dark, and the analysis's
     assert report.unclosed == []
     assert report.outside == ["https://arxiv.org/abs/2504.21292"]
 
@@ -138,7 +149,7 @@ def test_spread():
 class _Report(HTMLParser):
     """Counts inline pictures, notes references to elsewhere and tags that are never closed."""
 
-    VOID = frozenset({"meta", "img", "source", "path", "rect"})
+    VOID = frozenset({"meta", "img", "source", "path", "rect", "wbr"})
 
     def __init__(self) -> None:
         super().__init__()

@@ -16,9 +16,10 @@ from deltaconv_distill.distillation import (
     PipelineEncoder,
 )
 from deltaconv_distill.embedded import load_emoji
+from diffusers import StableDiffusionInpaintPipeline
 from distilling import CAPTIONS, RandomImages
 from PIL import Image
-from tiny_pipelines import tiny_pixart, tiny_sd
+from tiny_pipelines import tiny_sd
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +83,10 @@ def test_latents_are_scaled_as_the_pipeline_expects():
 
 
 def test_another_family_of_pipelines_is_an_error():
-    with pytest.raises(TypeError, match="pipe: expected a StableDiffusionPipeline, got PixArtSigmaPipeline"):
-        PipelineEncoder(tiny_pixart())
+    pipe = tiny_sd()
+    other = StableDiffusionInpaintPipeline(**pipe.components, requires_safety_checker=False)
+    with pytest.raises(TypeError, match=r"pipe: expected one of StableDiffusionPipeline.*got StableDiffusionInpaint"):
+        PipelineEncoder(other)
 
 
 def test_the_embedded_emoji_come_under_their_names_and_their_kinds():

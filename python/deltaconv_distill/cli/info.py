@@ -1,4 +1,7 @@
-"""`deltaconv info`: versions, processor, GPU, and each backend with the reason where it cannot run."""
+"""`deltaconv info`: versions, processor, GPU, and each backend with the reason where it cannot run.
+
+With `--shape`, what the CUDA backend launches for that problem.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,51 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from .errors import UserError
+from .pipelines import DTYPES
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
+    plan = parser.add_argument_group("the CUDA backend's launch plan for a problem, instead")
+    plan.add_argument("--shape", help="B,H,W,C of the operator's input, such as 2,64,64,320")
+    plan.add_argument("--kernel_size", type=int, default=9, help="odd, 1 to 31")
+    plan.add_argument("--factors", default="1,2", help="reduction factors of the stages, separated by commas")
+    plan.add_argument("--dtype", choices=DTYPES, default="float32")
+    plan.add_argument("--gpu", help="a100, rtx4090, h100, h200, b200 or rtx5090 (default: this machine's, else h200)")
 
 
 def run(options: argparse.Namespace) -> None:
+    if options.shape:
+        print(explain_plan(options), end="")
+        return
     facts = gather()
     print(json.dumps(facts, indent=2) if options.json else format_facts(facts))
+
+
+def explain_plan(options: argparse.Namespace) -> str:
+    import torch
+
+    from deltaconv_kernels.cuda_plan import explain_cuda_plan, this_gpu
+
+    try:
+        return explain_cuda_plan(
+            parse_numbers(options.shape),
+            options.kernel_size,
+            parse_numbers(options.factors),
+            getattr(torch, options.dtype),
+            options.gpu or this_gpu() or "h200",
+        )
+    except (ValueError, RuntimeError) as error:
+        raise UserError(str(error)) from error
+
+
+def parse_numbers(text: str) -> list[int]:
+    """ValueError where ``text`` is not numbers separated by commas."""
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise ValueError(f"expected numbers separated by commas, got {text!r}") from None
 
 
 def gather() -> dict[str, Any]:

@@ -12,7 +12,10 @@ from .errors import UserError
 
 COMMANDS = {
     "demo": "convert, distil and compare the embedded teacher on this machine, and write a report",
+    "analyze": "show how far each self-attention looks, and which kernel sizes follow",
+    "cache": "encode images and captions once, for many distillations",
     "distill": "replace a pipeline's self-attention by ΔConvBlocks and train them",
+    "evaluate": "measure how close a distilled student is to its teacher",
     "sample": "generate images with a pipeline, with or without a trained fusion",
     "flops": "count self-attention against ΔConvBlocks at rising image sizes",
     "info": "show versions, CPU, GPU and which backends can run here",

@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from deltaconv_kernels import DeltaConvBlock
 
 from .adapters import adapter_layers, add_adapter, load_lora_adapter, report_skipped
-from .hooks import Control, FeatureTap, RouteHook, drop_route
+from .hooks import CallTap, Control, FeatureTap, RouteHook, drop_route
 from .routing import DeltaConvAttention, drop_block_keys, hidden_blocks, insert_block, remove_block
 from .sites import Site, Sites, find_sites, patch_size
 
@@ -99,6 +99,7 @@ def _install_hooks(denoiser: ModelMixin, sites: Sites, control: Control) -> list
     for name, site in sites.found.items():
         if isinstance(site.attention, DeltaConvAttention):
             handles.append(site.feature_module.register_forward_pre_hook(FeatureTap(control, name)))
+            handles.append(site.attention.register_forward_hook(CallTap(control, name), with_kwargs=True))
     for child in denoiser.children():
         if any(isinstance(module, DeltaConvAttention) for module in child.modules()):
             handles.append(child.register_state_dict_post_hook(drop_block_keys))

@@ -13,14 +13,17 @@ from typing import Any
 import torch
 from diffusers import ConfigMixin, DiffusionPipeline, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from torch import Tensor, nn
+from torch import Tensor
 
 from deltaconv_kernels import DeltaConvBlock
 
 from ..atomic import atomic_directory
 from .attachment import Attachment, attachment_of, install
 from .convfusion import read_convfusion
-from .kernel_sizes import check_names, choose_kernel_sizes, select_layers
+from .hooks import AttentionCalls
+from .initialisation import ATTENTION, check_init, initialise_blocks, measured_maps
+from .kernel_sizes import MeasuredProfile, choose_kernel_sizes, select_layers
+from .layers import add_nested, build_block, check_layers, plan_layers
 from .presets import published_gate
 from .report import FusionReport, report_fusion
 from .routing import POOL, REMOVED, TEACHER
@@ -54,56 +57,57 @@ class DeltaConvFusion(ModelMixin, ConfigMixin):
         super().__init__()
         self._attachment: Attachment | None = None
         for name, layer in layers.items():
-            options = dict(layer)
-            gate_scale = options.pop("gate_scale")
-            block = DeltaConvBlock(**options)
-            block.gate_scale = gate_scale
-            _add_nested(self, name, block)
+            add_nested(self, name, build_block(layer))
 
     @classmethod
     def convert(
         cls,
         pipe_or_denoiser: DiffusionPipeline | ModelMixin,
-        kernel_size: int | str | Mapping[str, int] = "auto",
-        profile: Mapping[str, float] | None = None,
+        kernel_size: int | str | Mapping[str, int] | MeasuredProfile = "auto",
+        profile: Mapping[str, float] | MeasuredProfile | None = None,
         factors: Sequence[int] = (1, 2),
         expansion: float = 0.5,
         gate: str | None = None,
         exclude: Collection[str] = (),
+        init: str = ATTENTION,
     ) -> DeltaConvFusion:
-        """Replace every self-attention by a new ΔConvBlock with random weights, on its device and in its dtype.
+        """Replace every self-attention by a new ΔConvBlock, on its device and in its dtype.
 
         Args:
             pipe_or_denoiser: a UNet2DConditionModel (SD, SDXL), PixArtTransformer2DModel or ControlNetModel, or a
                 pipeline with one of the first two.
-            kernel_size: "auto" (from `profile` when given, else the preset of a known model), one K for all layers, or
-                {layer name: K} for exactly the layers that are not excluded. K is odd, 1 to 31.
-            profile: {layer name: measured field of its attention in tokens}; K becomes 60 % of it, as in the paper.
+            kernel_size: "auto" (from `profile` when given, else the preset of a known model), one K for all layers,
+                {layer name: K} for exactly the layers that are not excluded, a Profile of deltaconv_distill.analysis,
+                or "profile" with it as profile=. K is odd, 1 to 31.
+            profile: a Profile, whose attention maps the blocks start from, whatever gives their K; or {layer name:
+                measured field of its attention in tokens}: K becomes 60 % of it, as in the paper.
             factors: reduction factor of each stage of the pyramids.
             expansion: inner width of a block as a fraction of the layer's channels.
             gate: "scaled" or "sigmoid"; unless given, the paper's choice: "sigmoid" for PixArt, "scaled" for UNets.
             exclude: names of self-attentions to leave alone, or shell-style patterns ("up_blocks.*").
+            init: "attention": from each attention's values and output projection, and from the Profile's maps where
+                there is one; or "random". On the meta device there is nothing to start from.
 
         Returns:
             The attached fusion.
 
         Raises:
             TypeError: not a supported model.
-            ValueError: sizes or names that do not fit, an unknown model under "auto", nothing to replace.
+            ValueError: sizes or names that do not fit, an unknown model under "auto", nothing to replace; an attention
+                that init="attention" does not know (with a group norm, a residual connection of its own, …).
             RuntimeError: the denoiser has a fusion attached already.
         """
         denoiser = denoiser_of(pipe_or_denoiser)
         _refuse_attached(denoiser)
+        check_init(init)
         sites = sites_to_convert(denoiser)
         names = select_layers(sites.found, exclude)
-        sizes, origin = choose_kernel_sizes(denoiser, names, kernel_size, profile)
+        measured = measured_maps(kernel_size, profile)
+        chooses = isinstance(kernel_size, str) or measured is None or kernel_size is measured
+        sizes, origin = choose_kernel_sizes(denoiser, names, kernel_size, profile if chooses else None)
         logger.info(f"converting {len(names)} self-attentions of {type(denoiser).__name__}, kernel sizes {origin}")
         gate = gate or published_gate(denoiser)
-        shared = {"factors": list(factors), "expansion": expansion, "gate": gate, "bias": True}
-        layers: dict[str, dict[str, Any]] = {}
-        for name in names:
-            layer = {"dim": sites.found[name].attention.query_dim, "kernel_size": sizes[name], **shared}
-            layers[name] = {**layer, "gate_scale": DeltaConvBlock(**layer, device="meta").gate_scale}
+        layers = plan_layers(sites.found, sizes, factors=list(factors), expansion=expansion, gate=gate, bias=True)
         with torch.device("meta" if denoiser.device.type == "meta" else "cpu"):
             fusion = cls(
                 denoiser=type(denoiser).__name__,
@@ -111,6 +115,8 @@ class DeltaConvFusion(ModelMixin, ConfigMixin):
                 excluded=[name for name in sites.found if name not in layers],
                 kernel_sizes_from=origin,
             )
+        if init == ATTENTION:
+            initialise_blocks(fusion.blocks, sites.found, measured)
         return fusion.attach(denoiser)
 
     @classmethod
@@ -181,15 +187,7 @@ class DeltaConvFusion(ModelMixin, ConfigMixin):
                 f"pipe_or_denoiser: expected the {self.config.denoiser} that this fusion was made for, "
                 f"got {type(denoiser).__name__}"
             )
-        found = sites_to_convert(denoiser).found
-        check_names("pipe_or_denoiser", found, [*self.config.layers, *self.config.excluded])
-        wrong = [
-            f"{name} has {found[name].attention.query_dim} channels, its block {layer['dim']}"
-            for name, layer in self.config.layers.items()
-            if found[name].attention.query_dim != layer["dim"]
-        ]
-        if wrong:
-            raise ValueError(f"pipe_or_denoiser: {'; '.join(wrong)}")
+        check_layers(denoiser, self.config.layers, self.config.excluded)
         self._attachment = install(self, denoiser, self.blocks)
         return self
 
@@ -217,17 +215,15 @@ class DeltaConvFusion(ModelMixin, ConfigMixin):
             raise ValueError(f"what: expected {REMOVED!r} or {POOL!r}, got {what!r}")
         return self._mode(what)
 
-    @contextmanager
-    def record_features(self) -> Iterator[dict[str, Tensor]]:
+    def record_features(self) -> AbstractContextManager[dict[str, Tensor]]:
         """Context: every forward of the denoiser fills the dict with the hidden states, [B, L, C] by layer name, right
         after the self-attentions' residual adds. They keep their autograd history; a later forward replaces them."""
-        control = self._attached().control
-        features: dict[str, Tensor] = {}
-        control.recorders = [*control.recorders, features]
-        try:
-            yield features
-        finally:
-            control.recorders = [others for others in control.recorders if others is not features]
+        return self._attached().control.recorder("features")
+
+    def record_attention(self) -> AbstractContextManager[AttentionCalls]:
+        """Context: every forward of the denoiser fills the dict with what each replaced self-attention, or whatever
+        runs in its place, takes in and gives out, [B, H, W, C] each by layer name. As `record_features` otherwise."""
+        return self._attached().control.recorder("calls")
 
     def save_pretrained(self, save_directory: str | os.PathLike, **options: Any) -> None:
         """Write the side-car, config.json and safetensors: all of it or nothing, replacing an earlier side-car.
@@ -287,14 +283,3 @@ class DeltaConvFusion(ModelMixin, ConfigMixin):
 def _refuse_attached(denoiser: ModelMixin) -> None:
     if attachment_of(denoiser) is not None:
         raise RuntimeError(f"this {type(denoiser).__name__} has a fusion attached already: call its detach() first")
-
-
-def _add_nested(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Register `module` under a dotted name, so that parameters are called as in the denoiser."""
-    first, _, rest = path.partition(".")
-    if not rest:
-        root.add_module(first, module)
-        return
-    if first not in root._modules:
-        root.add_module(first, nn.Module())
-    _add_nested(root.get_submodule(first), rest, module)

@@ -6,8 +6,10 @@ They stay installed from attach to detach, whatever is switched on: torch.compil
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -16,21 +18,42 @@ from .routing import ROUTE, STUDENT, Route
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
+class AttentionCall(NamedTuple):
+    """What a self-attention, or what runs in its place, took in and gave out: [B, H, W, C] each."""
+
+    input: Tensor
+    output: Tensor
+
+
+AttentionCalls = dict[str, AttentionCall]  # by layer name
+
+
 @dataclass
 class Control:
     """What an attached denoiser does now.
 
-    Features are recorded only between the start and the end of a forward of the denoiser, never when backward runs
-    checkpointed blocks again: the tensors that a loss was computed from stay the ones in the dict.
+    Features and calls are recorded only between the start and the end of a forward of the denoiser, never when backward
+    runs checkpointed blocks again: the tensors that a loss was computed from stay the ones in the dict.
     """
 
     mode: str = STUDENT
-    recorders: list[dict[str, Tensor]] = field(default_factory=list)
+    features: list[dict[str, Tensor]] = field(default_factory=list)  # that are being filled
+    calls: list[AttentionCalls] = field(default_factory=list)
     recording: bool = False
+
+    @contextmanager
+    def recorder(self, kind: str) -> Iterator[dict[str, Any]]:
+        """Inside, forwards fill the dict with "features" or "calls", whichever `kind` is."""
+        filled: dict[str, Any] = {}
+        setattr(self, kind, [*getattr(self, kind), filled])
+        try:
+            yield filled
+        finally:
+            setattr(self, kind, [other for other in getattr(self, kind) if other is not filled])
 
     def begin_forward(self, denoiser: nn.Module, args: Any) -> None:
         """Forward pre-hook of the denoiser."""
-        if self.recorders:
+        if self.features or self.calls:
             self.recording = True
 
     def end_forward(self, denoiser: nn.Module, args: Any, output: Any) -> None:
@@ -68,8 +91,23 @@ class FeatureTap:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if self.control.recording:
-            for features in self.control.recorders:
+            for features in self.control.features:
                 features[self.layer] = args[0]
+
+
+class CallTap:
+    """Forward hook of a converted self-attention, whatever runs in it."""
+
+    def __init__(self, control: Control, layer: str) -> None:
+        self.control = control
+        self.layer = layer
+
+    def __call__(self, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        if self.control.recording and self.control.calls:
+            tokens = args[0] if args else kwargs["hidden_states"]
+            grid = (kwargs[ROUTE].height, kwargs[ROUTE].width)
+            for calls in self.control.calls:
+                calls[self.layer] = AttentionCall(tokens.unflatten(1, grid), output.unflatten(1, grid))
 
 
 def drop_route(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:

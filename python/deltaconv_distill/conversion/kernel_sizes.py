@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from numbers import Integral
+from typing import Protocol, runtime_checkable
 
 from diffusers import ModelMixin
 
@@ -12,29 +14,56 @@ from deltaconv_kernels.validation import MAX_KERNEL_SIZE
 
 from .presets import PRESETS, find_preset
 
+logger = logging.getLogger(__name__)
+
 FIELD_FRACTION = 0.6  # of a layer's measured field, arXiv 2504.21292
+AUTO, PROFILE = "auto", "profile"
 
 KernelSizes = dict[str, int]
+
+
+@runtime_checkable
+class MeasuredProfile(Protocol):
+    """What conversion asks of an analysis: `deltaconv_distill.analysis.Profile` is one."""
+
+    @property
+    def kernel_sizes(self) -> Mapping[str, int]:
+        """K by layer name."""
+
+    @property
+    def not_local(self) -> Mapping[str, str]:
+        """The layers that a convolution and an average cannot stand in for, and why."""
 
 
 def choose_kernel_sizes(
     denoiser: ModelMixin,
     layers: Collection[str],
-    kernel_size: int | str | Mapping[str, int],
-    profile: Mapping[str, float] | None,
+    kernel_size: int | str | Mapping[str, int] | MeasuredProfile,
+    profile: Mapping[str, float] | MeasuredProfile | None,
 ) -> tuple[KernelSizes, str]:
     """K of every layer, and in words where the sizes come from. Arguments as in `DeltaConvFusion.convert`.
 
     Raises:
         ValueError: a size is not an odd number from 1 to 31; a mapping names unknown layers or leaves some out; "auto"
-            without a profile for a model that is not known.
+            without a profile for a model that is not known; "profile" without one.
     """
+    if isinstance(kernel_size, MeasuredProfile):
+        if profile is not None:
+            raise ValueError("profile: kernel_size is a profile already")
+        profile, kernel_size = kernel_size, PROFILE
     if isinstance(kernel_size, str):
-        if kernel_size != "auto":
-            raise ValueError(f"kernel_size: expected 'auto', an odd integer or {{layer: K}}, got {kernel_size!r}")
+        if kernel_size not in (AUTO, PROFILE):
+            raise ValueError(
+                f"kernel_size: expected 'auto', 'profile', an odd integer, {{layer: K}} or a Profile, "
+                f"got {kernel_size!r}"
+            )
+        if kernel_size == PROFILE and profile is None:
+            raise ValueError(
+                "kernel_size: 'profile' expects profile=, the result of deltaconv_distill.analysis.analyze"
+            )
         sizes, origin = _automatic(denoiser, layers, profile)
     elif profile is not None:
-        raise ValueError("profile: it chooses the kernel sizes, so it goes with kernel_size='auto' alone")
+        raise ValueError("profile: it chooses the kernel sizes, so it goes with kernel_size='auto' or 'profile' alone")
     elif isinstance(kernel_size, Mapping):
         check_names("kernel_size", kernel_size, layers)
         sizes, origin = {layer: kernel_size[layer] for layer in layers}, "given for each layer"
@@ -78,8 +107,10 @@ def check_names(argument: str, given: Collection[str], expected: Collection[str]
 
 
 def _automatic(
-    denoiser: ModelMixin, layers: Collection[str], profile: Mapping[str, float] | None
+    denoiser: ModelMixin, layers: Collection[str], profile: Mapping[str, float] | MeasuredProfile | None
 ) -> tuple[KernelSizes, str]:
+    if isinstance(profile, MeasuredProfile):
+        return _from_analysis(layers, profile), "from the profile"
     if profile is not None:
         check_names("profile", profile, layers)
         return {layer: kernel_size_for_field(profile[layer]) for layer in layers}, "from the profile"
@@ -94,3 +125,19 @@ def _automatic(
     if strange:
         raise ValueError(f"kernel_size: no size for {strange} in the preset {preset.name}; give {{layer: K}}")
     return {layer: size for layer, size in sizes.items() if size}, f"preset {preset.name}"
+
+
+def _from_analysis(layers: Collection[str], profile: MeasuredProfile) -> KernelSizes:
+    """The measured sizes of `layers`, with a warning of those among them that are not local."""
+    sizes = profile.kernel_sizes
+    missing = [layer for layer in layers if layer not in sizes]
+    if missing:
+        raise ValueError(f"profile: it was made for another model, or of a part of this one; missing {missing}")
+    not_local = {layer: reason for layer, reason in profile.not_local.items() if layer in layers}
+    if not_local:
+        reasons = "; ".join(f"{layer}: {reason}" for layer, reason in not_local.items())
+        logger.warning(
+            f"{len(not_local)} of {len(layers)} self-attentions are not local, convolutions may not replace them well "
+            f"({reasons}); keep their attention with exclude={list(not_local)}"
+        )
+    return {layer: sizes[layer] for layer in layers}

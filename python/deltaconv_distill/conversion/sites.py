@@ -64,7 +64,8 @@ def denoiser_of(pipe_or_denoiser: DiffusionPipeline | ModelMixin) -> ModelMixin:
     """
     model: Any = pipe_or_denoiser
     if isinstance(model, DiffusionPipeline):
-        model = getattr(model, "unet", None) or getattr(model, "transformer", None)
+        unet = getattr(model, "unet", None)
+        model = getattr(model, "transformer", None) if unet is None else unet  # a compiled one has no truth value
     if is_compiled_module(model):
         model = model._orig_mod
     if not isinstance(model, DENOISERS):

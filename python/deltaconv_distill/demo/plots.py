@@ -3,40 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 
+from ..analysis.theme import DARK, DPI, LIGHT, Theme, plain
 from ..distillation import StepRecord
 from .timing import StepTime
 from .variants import STUDENT, TEACHER, VARIANTS
 
-DPI = 160
 SMOOTHING = 0.96
 
 
-@dataclass(frozen=True)
-class Theme:
-    """suffix: of the file name; the others: colours of page, text and grid lines."""
-
-    suffix: str
-    page: str
-    text: str
-    faint: str
-
-
-LIGHT = Theme("", "#ffffff", "#1d2330", "#c9ced8")
-DARK = Theme("-dark", "#12161d", "#e6e9ef", "#3a4250")
-THEMES = (LIGHT, DARK)
+THEMES = {"": LIGHT, "-dark": DARK}  # by the end of the file's name
 
 
 def draw_grid(samples: Mapping[str, np.ndarray], prompts: Sequence[str], folder: Path, name: str = "grid") -> None:
     """One row for each variant, one column for each prompt; samples: variant key -> uint8 [len(prompts), H, W, 3]."""
-    for theme in THEMES:
+    for suffix, theme in THEMES.items():
         figure = Figure(figsize=(1.9 + 1.12 * len(prompts), 0.5 + 1.16 * len(VARIANTS)), facecolor=theme.page)
         axes = figure.subplots(
             len(VARIANTS),
@@ -60,34 +48,41 @@ def draw_grid(samples: Mapping[str, np.ndarray], prompts: Sequence[str], folder:
             axis.set_title(
                 prompt.replace(" ", "\n", 1) if len(prompt) > 12 else prompt, fontsize=9, color=theme.text, pad=4
             )
-        _save(figure, folder, name, theme)
+        _save(figure, folder / f"{name}{suffix}.png", theme)
 
 
 def draw_losses(records: Sequence[StepRecord], folder: Path, name: str = "losses") -> None:
-    """The three terms against the step, as they were and smoothed."""
+    """Every term against the step, as it was and smoothed: that of stage 1, if there is one, then the three others."""
     panels = {
+        "local": "stage 1: attention's outputs",
         "noise": "student vs. true noise",
-        "kd": "student vs. teacher's prediction",
-        "feat": "hidden states, summed over layers",
+        "kd": "student vs. teacher",
+        "feat": "hidden states, all layers",
     }
-    kept = [record for record in records if not record.skipped]
-    steps = [record.step for record in kept]
-    for theme in THEMES:
-        figure = Figure(figsize=(10, 2.9), facecolor=theme.page, layout="constrained")
-        for axis, (term, title) in zip(figure.subplots(1, 3), panels.items(), strict=True):
-            values = [record.terms[term] for record in kept]
+    series = {
+        term: [(record.step, record.terms[term]) for record in records if term in record.terms and not record.skipped]
+        for term in panels
+    }
+    drawn = {term: points for term, points in series.items() if points}
+    for suffix, theme in THEMES.items():
+        figure = Figure(figsize=(10, 2.7), facecolor=theme.page, layout="constrained")
+        for axis, (term, points) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn.items(), strict=True):
+            steps, values = zip(*points, strict=True)
             axis.plot(steps, values, color=STUDENT.colour, alpha=0.25, linewidth=0.7)
             axis.plot(steps, _smooth(values), color=STUDENT.colour, linewidth=1.8)
             axis.set_yscale("log")
-            axis.set_title(title, fontsize=10, color=theme.text)
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.yaxis.set_minor_formatter(NullFormatter())
+            axis.set_title(panels[term], fontsize=9, color=theme.text)
             axis.set_xlabel("training step", fontsize=9, color=theme.text)
-            _plain(axis, theme)
-        _save(figure, folder, name, theme)
+            plain(axis, theme)
+        _save(figure, folder / f"{name}{suffix}.png", theme)
 
 
 def draw_times(times: Sequence[StepTime], folder: Path, name: str = "times") -> None:
     """Milliseconds of one denoising step, a panel for each size: their scales differ too much to share one."""
-    for theme in THEMES:
+    for suffix, theme in THEMES.items():
         figure = Figure(figsize=(8, 2.2), facecolor=theme.page, layout="constrained")
         for axis, time in zip(np.atleast_1d(figure.subplots(1, len(times))), times, strict=True):
             bars = axis.barh(
@@ -97,8 +92,8 @@ def draw_times(times: Sequence[StepTime], folder: Path, name: str = "times") -> 
             axis.set_yticks([1, 0], ["Teacher", "Student"])
             axis.set_xlim(0, 1.28 * max(time.teacher_ms, time.student_ms))
             axis.set_title(f"{time.size}×{time.size} pixels, {time.tokens} tokens", fontsize=10, color=theme.text)
-            _plain(axis, theme)
-        _save(figure, folder, name, theme)
+            plain(axis, theme)
+        _save(figure, folder / f"{name}{suffix}.png", theme)
 
 
 def _enlarge(image: np.ndarray, side: int = 192) -> np.ndarray:
@@ -121,15 +116,5 @@ def _smooth(values: Sequence[float]) -> list[float]:
     return smoothed
 
 
-def _plain(axis: Axes, theme: Theme) -> None:
-    axis.set_facecolor(theme.page)
-    axis.tick_params(colors=theme.text, labelsize=8, which="both")
-    axis.grid(True, color=theme.faint, linewidth=0.5, alpha=0.6)
-    axis.set_axisbelow(True)
-    for side, spine in axis.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(theme.faint)
-
-
-def _save(figure: Figure, folder: Path, name: str, theme: Theme) -> None:
-    figure.savefig(folder / f"{name}{theme.suffix}.png", dpi=DPI, facecolor=figure.get_facecolor())
+def _save(figure: Figure, path: Path, theme: Theme) -> None:
+    figure.savefig(path, dpi=DPI, facecolor=theme.page)

@@ -10,6 +10,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from ..analysis import Profile, report_fragment
 from ..distillation import DistillConfig
 from .variants import VARIANTS
 
@@ -29,14 +30,18 @@ RECIPE = (
     "w_feat",
     "max_grad_norm",
     "use_ema",
+    "fit_batches",
+    "stage1_steps",
+    "stage1_repeats",
 )
 
 
-def write_report(figures: dict[str, Any], folder: Path) -> Path:
-    """Fill the template from figures.json's content and the folder's pictures; returns the path of report.html."""
+def write_report(figures: dict[str, Any], profile: Profile, folder: Path) -> Path:
+    """Fill the template from figures.json's content, the analysis and the folder's pictures; returns report.html."""
     template = Template((files(__package__) / "report.html").read_text(encoding="utf-8"))
     path = folder / "report.html"
-    path.write_text(template.substitute(_values(figures, folder)), encoding="utf-8")
+    values = {**_values(figures, folder), "analysis": report_fragment(profile)}
+    path.write_text(template.substitute(values), encoding="utf-8")
     return path
 
 
@@ -49,7 +54,7 @@ def _values(figures: dict[str, Any], folder: Path) -> dict[str, str]:
         "grid": _picture(
             folder, "grid", "Images of the four variants, one row each, same prompt and noise in a column"
         ),
-        "losses": _picture(folder, "losses", "The three loss terms falling over the training steps"),
+        "losses": _picture(folder, "losses", "The loss terms falling over the training steps"),
         "times": _picture(folder, "times", "Milliseconds of a denoising step, teacher and student"),
         "quality_rows": _quality_rows(figures["quality"]),
         "held": str(figures["settings"]["held_examples"]),
@@ -72,6 +77,10 @@ def _values(figures: dict[str, Any], folder: Path) -> dict[str, str]:
         "trained": f"{figures['conversion']['parameters_trained']:,}",
         "whole": f"{figures['conversion']['parameters_teacher']:,}",
         "steps": f"{training['steps']:,}",
+        "stage1_steps": f"{training['stage1']['steps']:,}",
+        "stage1_seconds": f"{training['stage1']['seconds']:.0f}",
+        "fitted": str(training["config"]["fit_batches"] * training["config"]["train_batch_size"]),
+        "sizes": _listed(sorted({layer["kernel_size"] for layer in figures["conversion"]["layers"]})),
         "minutes": f"{training['seconds'] / 60:.1f}",
         "skipped": str(training["skipped"]),
         "recipe_rows": _recipe_rows(training["config"]),
@@ -137,6 +146,11 @@ def _recipe_rows(config: dict[str, Any]) -> str:
         changed = ' class="changed"' if ours != paper else ""
         rows.append(f"<tr{changed}><th scope='row'><code>{name}</code></th><td>{ours}</td><td>{paper}</td></tr>")
     return "\n".join(rows)
+
+
+def _listed(sizes: Sequence[int]) -> str:
+    *others, last = (f"{size}×{size}" for size in sizes)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _rows(rows: Iterable[Sequence[Any]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..analysis import Generation
 from ..distillation import DistillConfig
 from ..embedded.teacher import DEMO_PROMPTS, GUIDANCE_SCALE, STEPS
 
@@ -14,7 +15,11 @@ TRAINING = DistillConfig(
     lr_warmup_steps=20,
     use_ema=True,
     ema_decay=0.98,
+    fit_batches=4,
+    stage1_steps=160,
+    stage1_repeats=10,
 )
+ANALYSIS = Generation(prompts=DEMO_PROMPTS[:2], num_inference_steps=STEPS, options={"guidance_scale": GUIDANCE_SCALE})
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class DemoSettings:
 
     minutes: wall-clock limit of the distillation alone.
     kernel_size: of the blocks, as DeltaConvFusion.convert takes it; "auto" is the embedded teacher's preset.
+    analysis: what is generated while the teacher's attention is looked at.
     prompts: captions of the picture's columns; column i starts from noise with seed `seed + i`.
     distance_samples: images of each variant, and emoji, that the Fréchet distances are computed on.
     held_batches: batches of HELD_BATCH examples, with noise that training never drew, for the prediction errors.
@@ -31,6 +37,7 @@ class DemoSettings:
 
     minutes: float = 4.0
     kernel_size: int | str = "auto"
+    analysis: Generation = ANALYSIS
     prompts: tuple[str, ...] = DEMO_PROMPTS[:8]
     seed: int = 0
     num_inference_steps: int = STEPS

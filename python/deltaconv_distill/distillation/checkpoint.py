@@ -49,8 +49,9 @@ def save_checkpoint(output_dir: Path, step: int, state: dict[str, Any], fusion: 
 
 def prune_checkpoints(output_dir: Path, limit: int | None) -> None:
     """Remove what a killed run left half written and, beyond the newest `limit`, older checkpoints."""
-    for leftover in output_dir.glob(".checkpoint-*.partial"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    for pattern in (".checkpoint-*.partial", ".checkpoint-*.old"):
+        for leftover in output_dir.glob(pattern):
+            shutil.rmtree(leftover, ignore_errors=True)
     for path in list_checkpoints(output_dir)[limit:] if limit else ():
         shutil.rmtree(path)
 

@@ -1,12 +1,21 @@
-"""Images and captions as the denoiser sees them, by the pipeline's own frozen VAE and text encoder."""
+"""Images and captions as the denoiser sees them, by the pipeline's own frozen VAE and text encoders."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import (
+    DiffusionPipeline,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
+
+PIXART = (PixArtSigmaPipeline, PixArtAlphaPipeline)
 
 
 @dataclass(frozen=True)
@@ -24,30 +33,61 @@ class LatentMoments:
 
 
 class PipelineEncoder:
-    """Encodes with the VAE, tokenizer and text encoder of a Stable Diffusion pipeline.
+    """Encodes with the VAE, tokenizers and text encoders of a Stable Diffusion, SDXL or PixArt pipeline.
 
     Raises:
         TypeError: the pipeline is of another family.
     """
 
-    def __init__(self, pipe: StableDiffusionPipeline) -> None:
-        if not isinstance(pipe, StableDiffusionPipeline):
-            raise TypeError(f"pipe: expected a StableDiffusionPipeline, got {type(pipe).__name__}")
-        self.pipe = pipe
+    def __init__(self, pipe: DiffusionPipeline) -> None:
+        supported = (StableDiffusionPipeline, StableDiffusionXLPipeline, *PIXART)
+        if not isinstance(pipe, supported):
+            names = ", ".join(kind.__name__ for kind in supported)
+            raise TypeError(f"pipe: expected one of {names}, got {type(pipe).__name__}")
+        self.pipe: Any = pipe
 
     @torch.no_grad()
     def moments(self, images: torch.Tensor) -> LatentMoments:
-        """[B, 3, H, W] images in [-1, 1] -> their latents' moments."""
+        """[B, 3, H, W] images in [-1, 1] -> their latents' moments, float32."""
         vae = self.pipe.vae
         posterior = vae.encode(images.to(vae.device, vae.dtype)).latent_dist
         shift = getattr(vae.config, "shift_factor", None) or 0.0
         scale = vae.config.scaling_factor
-        return LatentMoments((posterior.mean - shift) * scale, posterior.std * scale)
+        return LatentMoments((posterior.mean.float() - shift) * scale, posterior.std.float() * scale)
 
     @torch.no_grad()
     def conditioning(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Captions -> the denoiser's keyword arguments, each [B, …]."""
-        embeddings, _ = self.pipe.encode_prompt(
-            list(captions), self.pipe.text_encoder.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-        )
-        return {"encoder_hidden_states": embeddings}
+        """Captions -> the denoiser's keyword arguments, each [B, …].
+
+        Those that go into `added_cond_kwargs` stand beside the others; `DenoisingTask` sorts them.
+        """
+        options = {
+            "device": self.pipe.text_encoder.device,
+            "num_images_per_prompt": 1,
+            "do_classifier_free_guidance": False,
+        }
+        if isinstance(self.pipe, StableDiffusionPipeline):
+            return {"encoder_hidden_states": self.pipe.encode_prompt(list(captions), **options)[0]}
+        if isinstance(self.pipe, StableDiffusionXLPipeline):
+            embeddings, _, pooled, _ = self.pipe.encode_prompt(list(captions), **options)
+            return {"encoder_hidden_states": embeddings, "text_embeds": pooled}
+        embeddings, mask, _, _ = self.pipe.encode_prompt(list(captions), **options)
+        return {"encoder_hidden_states": embeddings, "encoder_attention_mask": mask}
+
+    @property
+    def uses_geometry(self) -> bool:
+        """Whether the denoiser is told the images' sizes."""
+        return bool(self.geometry([(1,) * 6]))
+
+    def geometry(self, framings: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+        """What the denoiser is told of the images' sizes; empty for a model that is not.
+
+        Args:
+            framings: per image (original height, width, top and left of the crop, target height, width) in pixels.
+        """
+        sizes = torch.tensor([list(framing) for framing in framings], dtype=torch.float32)
+        if isinstance(self.pipe, StableDiffusionXLPipeline):
+            return {"time_ids": sizes}
+        if isinstance(self.pipe, PIXART) and self.pipe.transformer.use_additional_conditions:
+            return {"resolution": sizes[:, 4:], "aspect_ratio": sizes[:, 4:5] / sizes[:, 5:]}
+        return {}

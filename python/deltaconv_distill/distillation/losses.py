@@ -44,19 +44,21 @@ def distillation_losses(
     target: torch.Tensor,
     student_features: Mapping[str, torch.Tensor],
     teacher_features: Mapping[str, torch.Tensor],
+    example_weights: torch.Tensor | None = None,
 ) -> LossTerms:
     """Compare the student's denoiser pass with the teacher's pass on the same input.
 
     Args:
         student, teacher, target: [B, C, H, W] predictions and what the scheduler asks for, any float dtype.
         student_features, teacher_features: layer name -> [B, L, C] hidden state after the self-attention residual add.
+        example_weights: [B] factors of each example's squared errors of predictions, or None for 1.
 
     Raises:
         ValueError: the two passes recorded different layers.
     """
     return LossTerms(
-        noise=_mse(student, target),
-        kd=_mse(student, teacher),
+        noise=_mse(student, target, example_weights),
+        kd=_mse(student, teacher, example_weights),
         feat=feature_loss(student_features, teacher_features),
     )
 
@@ -71,5 +73,9 @@ def feature_loss(student: Mapping[str, torch.Tensor], teacher: Mapping[str, torc
     return torch.stack([_mse(hidden, teacher[name]) for name, hidden in student.items()]).sum()
 
 
-def _mse(student: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    return F.mse_loss(student.float(), reference.detach().float())
+def _mse(student: torch.Tensor, reference: torch.Tensor, example_weights: torch.Tensor | None = None) -> torch.Tensor:
+    student, reference = student.float(), reference.detach().float()
+    if example_weights is None:
+        return F.mse_loss(student, reference)
+    errors = F.mse_loss(student, reference, reduction="none").flatten(1).mean(dim=1)
+    return (errors * example_weights).mean()

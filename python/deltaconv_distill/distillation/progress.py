@@ -13,13 +13,15 @@ from .records import StepRecord
 class TrainingBar:
     """Shows every loss term; also the run's clock, which starts on entering the context."""
 
-    def __init__(self, config: DistillConfig, first_step: int) -> None:
+    def __init__(self, config: DistillConfig, first_step: int, visible: bool = True) -> None:
         self._limit = config.max_train_seconds
         if self._limit is None:
-            self._bar = tqdm(total=config.max_train_steps, initial=first_step, desc="distil", unit="step")
+            self._bar = tqdm(
+                total=config.max_train_steps, initial=first_step, desc="distil", unit="step", disable=not visible
+            )
         else:
             layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s{postfix}"
-            self._bar = tqdm(total=self._limit, desc="distil", bar_format=layout)
+            self._bar = tqdm(total=self._limit, desc="distil", bar_format=layout, disable=not visible)
 
     def __enter__(self) -> TrainingBar:
         self._started = time.monotonic()

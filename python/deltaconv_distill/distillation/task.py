@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-import torch
-from diffusers import DDPMScheduler, DiffusionPipeline
+from typing import Any
 
+import torch
+from diffusers import DDPMScheduler, DiffusionPipeline, PixArtTransformer2DModel
+from diffusers.training_utils import compute_snr
+
+from ..conversion.sites import denoiser_of
 from .stream import Batch
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
+# Conditioning that denoisers take inside `added_cond_kwargs`: of SDXL, then of PixArt-α.
+SDXL_CONDITIONS = ("text_embeds", "time_ids")
+PIXART_CONDITIONS = ("resolution", "aspect_ratio")
 
 
 class DenoisingTask:
     """Noise is added, and targets are formed, as the pipeline's scheduler was configured in the teacher's training.
 
+    Args:
+        pipe: a Stable Diffusion, SDXL or PixArt pipeline.
+        prediction_type: what the teacher predicts, where the scheduler's config does not say it.
+
     Raises:
-        ValueError: the scheduler's prediction type is neither epsilon nor v_prediction.
+        TypeError: the pipeline has another kind of denoiser.
+        ValueError: the prediction type is neither epsilon nor v_prediction.
     """
 
-    def __init__(self, pipe: DiffusionPipeline) -> None:
-        self.denoiser = pipe.unet
-        self.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+    def __init__(self, pipe: DiffusionPipeline, prediction_type: str | None = None) -> None:
+        self._is_pixart = isinstance(denoiser_of(pipe), PixArtTransformer2DModel)
+        self.denoiser: Any = pipe.transformer if self._is_pixart else pipe.unet  # its compiled form, if it has one
+        changes = {"prediction_type": prediction_type} if prediction_type else {}
+        self.scheduler = DDPMScheduler.from_config(pipe.scheduler.config, **changes)
         self.prediction_type = self.scheduler.config.prediction_type
         if self.prediction_type not in PREDICTION_TYPES:
             raise ValueError(
@@ -33,10 +47,22 @@ class DenoisingTask:
     def predict(self, batch: Batch) -> torch.Tensor:
         """[B, C, h, w] prediction of the denoiser in its present state (teacher, student or ablated)."""
         noisy = self.scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
-        return self.denoiser(noisy, batch.timesteps, **batch.conditioning, return_dict=False)[0]
+        names = PIXART_CONDITIONS if self._is_pixart else SDXL_CONDITIONS
+        conditioning: dict[str, Any] = {name: value for name, value in batch.conditioning.items() if name not in names}
+        added = {name: batch.conditioning.get(name) for name in names}
+        if self._is_pixart or any(value is not None for value in added.values()):
+            conditioning["added_cond_kwargs"] = added
+        prediction = self.denoiser(noisy, timestep=batch.timesteps, **conditioning, return_dict=False)[0]
+        # a denoiser that has learned the variance predicts it in further channels
+        return prediction[:, : noisy.shape[1]]
 
     def target(self, batch: Batch) -> torch.Tensor:
         """The noise, or the velocity, that a perfect denoiser would predict."""
         if self.prediction_type == "epsilon":
             return batch.noise
         return self.scheduler.get_velocity(batch.latents, batch.noise, batch.timesteps)
+
+    def snr_weights(self, timesteps: torch.Tensor, gamma: float) -> torch.Tensor:
+        """[B] weights min(SNR, γ) / SNR for epsilon, min(SNR, γ) / (SNR + 1) for velocities (arXiv 2303.09556)."""
+        snr = compute_snr(self.scheduler, timesteps)
+        return snr.clamp(max=gamma) / (snr if self.prediction_type == "epsilon" else snr + 1)

@@ -5,40 +5,34 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from diffusers import DiffusionPipeline
-from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
 
 from ..conversion import DeltaConvFusion
-from .checkpoint import FUSION_FOLDER, CheckpointError, find_checkpoint, load_state, prune_checkpoints, save_checkpoint
+from .checkpoint import prune_checkpoints, save_checkpoint
 from .config import DistillConfig
 from .data import Examples
+from .layer_local import attention_calls, fit_projections, local_loss
 from .losses import LossTerms, distillation_losses
+from .optimization import MovingAverage, make_lr_scheduler, make_optimizer
+from .outputs import Outputs
+from .parallel import Losses, LossModule, make_accelerator, prepare, refuse_unfit_settings
+from .precision import Precision
 from .progress import TrainingBar
-from .records import StepLog, StepRecord
-from .stream import Batch, ExampleStream
+from .records import StepRecord
+from .resume import checkpoint_to_resume, collect_state, restore_state
+from .shards import ShardedImages
+from .stream import Batch
+from .streams import open_stream
 from .task import DenoisingTask
+from .weights import prepare_weights
 
 logger = logging.getLogger(__name__)
-
-# Settings that a run may change when it resumes; any other would make it another run.
-RESUMABLE_CHANGES = frozenset(
-    {
-        "output_dir",
-        "max_train_steps",
-        "max_train_seconds",
-        "checkpointing_steps",
-        "checkpoints_total_limit",
-        "resume_from_checkpoint",
-        "max_skipped_steps",
-    }
-)
 
 
 class TrainingDiverged(RuntimeError):
@@ -51,51 +45,61 @@ class Distiller:
     Only the blocks have gradients and optimizer state; every other weight exists once and serves teacher and student.
 
     Args:
-        pipe: the pipeline that `fusion` is attached to.
+        pipe: the pipeline that `fusion` is attached to; training runs on the device of its denoiser.
         fusion: blocks in float32.
-        examples: encoded training data.
+        examples: encoded training data, or streamed shards.
         config: settings.
+        accelerator: how this process works together with others; unless given, as the launcher configured it.
 
     Raises:
-        ValueError: the blocks are not float32, or the scheduler's prediction type is neither epsilon nor v_prediction.
+        ValueError: the blocks are not float32, a setting does not fit the way of launching, or the scheduler's
+            prediction type is neither epsilon nor v_prediction.
         CheckpointError: the checkpoint to resume from is damaged.
     """
 
     def __init__(
-        self, pipe: DiffusionPipeline, fusion: DeltaConvFusion, examples: Examples, config: DistillConfig
+        self,
+        pipe: DiffusionPipeline,
+        fusion: DeltaConvFusion,
+        examples: Examples | ShardedImages,
+        config: DistillConfig,
+        accelerator: Accelerator | None = None,
     ) -> None:
         self.config = config
         self.fusion = fusion
-        self.task = DenoisingTask(pipe)
-        self.parameters = _only_blocks_train(pipe, fusion)
-        self.stream = ExampleStream(
-            examples,
-            config.seed,
-            config.train_batch_size,
-            self.task.num_timesteps,
-            config.proportion_empty_prompts,
-        )
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=config.learning_rate,
-            betas=(config.adam_beta1, config.adam_beta2),
-            weight_decay=config.adam_weight_decay,
-            eps=config.adam_epsilon,
-        )
-        self.lr_scheduler = get_scheduler(
-            config.lr_scheduler,
-            self.optimizer,
-            num_warmup_steps=config.lr_warmup_steps,
-            num_training_steps=config.max_train_steps,
-        )
-        self.ema = EMAModel(self.parameters, decay=config.ema_decay) if config.use_ema else None
+        self.pipe = pipe
+        self.task = DenoisingTask(pipe, config.prediction_type)
+        on_cpu = self.task.denoiser.device.type == "cpu"
+        self.accelerator = accelerator or make_accelerator(config, cpu=on_cpu)
+        refuse_unfit_settings(self.accelerator, config)
+        self.precision = Precision(config, self.accelerator.device.type)
+        prepare_weights(pipe, fusion, config, self.accelerator.device)
+        self.stream = open_stream(examples, config, self.task.num_timesteps, self.accelerator)
         self.step = 0
         self.skipped = 0
         self.skipped_in_a_row = 0
+        self._held_calls: dict[tuple[int, int], Any] = {}  # stage 1, by data step and batch of it
         self.output_dir = Path(config.output_dir) if config.output_dir else None
-        self.log = StepLog(self.output_dir)
-        if config.resume_from_checkpoint:
-            self._resume(config.resume_from_checkpoint)
+        self.outputs = Outputs(self)
+        path = checkpoint_to_resume(self)
+        if config.fit_batches and path is None:
+            self._fit_projections(examples)
+        module = LossModule(self.task.denoiser, self._compute)
+        optimizer = make_optimizer(list(fusion.parameters()), config)
+        self.lr_scheduler = make_lr_scheduler(optimizer, config)
+        prepared = prepare(self.accelerator, module, optimizer)
+        self.loss_module, self.optimizer = prepared.loss_module, prepared.optimizer
+        self._synchronised = prepared.synchronised
+        self.parameters = list(fusion.parameters())
+        self.ema = MovingAverage(self.parameters, config.ema_decay, config.offload_ema) if config.use_ema else None
+        if path:
+            restore_state(self, path)
+
+    @property
+    def global_batch_size(self) -> int:
+        """Examples in one optimizer step, over all processes."""
+        config = self.config
+        return config.train_batch_size * config.gradient_accumulation_steps * self.accelerator.num_processes
 
     def train(self, on_step: Callable[[StepRecord], None] | None = None) -> list[StepRecord]:
         """Run to the limit of steps or seconds and leave the trained blocks, or their average, in the fusion.
@@ -108,31 +112,34 @@ class Distiller:
             CheckpointError: a checkpoint could not be written.
         """
         saved_at = self.step
-        with TrainingBar(self.config, self.step) as bar:
-            while self.step < self.config.max_train_steps and not bar.time_is_up():
+        with TrainingBar(self.config, self.step, visible=self.accelerator.is_main_process) as bar:
+            while self.step < self.config.max_train_steps and not self._agreed(bar.time_is_up()):
                 record = self.train_step()
                 bar.show(record, self.skipped)
                 if on_step:
                     on_step(record)
+                if self.step % self.config.validation_steps == 0:
+                    self.outputs.validate()
                 if self.step % self.config.checkpointing_steps == 0:
                     saved_at = self.save_checkpoint()
         if saved_at != self.step:
             self.save_checkpoint()
-        self._finish()
-        return self.log.records
+        if self.ema:
+            self.ema.copy_to(self.parameters)
+        self.outputs.finish()
+        return self.outputs.log.records
 
     def train_step(self) -> StepRecord:
-        """One optimizer step on the next batch; skipped, and counted, where the loss or the gradient is not finite."""
+        """One optimizer step on the next batches; skipped, and counted, where loss or gradient is not finite."""
         started = time.perf_counter()
-        batch = self.stream.batch(self.step * self.config.train_batch_size).to(self.task.denoiser.device)
-        terms = self.losses(batch)
-        total = terms.total(self.config.weights)
-        total.backward()
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
-        finite = bool(torch.isfinite(total) and torch.isfinite(grad_norm))
-        learning_rate = self.lr_scheduler.get_last_lr()[0]
+        terms, total = self._accumulate_gradients()
+        self.precision.unscale(self.optimizer)
+        grad_norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        norm = float(grad_norm) if grad_norm is not None else 0.0
+        finite = bool(torch.isfinite(torch.tensor([total, norm])).all())
+        learning_rate = self._set_learning_rate()
+        self.precision.step(self.optimizer, finite)
         if finite:
-            self.optimizer.step()
             self.lr_scheduler.step()
             if self.ema:
                 self.ema.step(self.parameters)
@@ -140,59 +147,126 @@ class Distiller:
         self.step += 1
         record = StepRecord(
             step=self.step,
-            terms=terms.as_floats(),
-            total=total.item(),
-            grad_norm=grad_norm.item(),
+            terms=terms,
+            total=total,
+            grad_norm=norm,
             learning_rate=learning_rate,
             seconds=time.perf_counter() - started,
             skipped=not finite,
         )
-        self.log.append(record)
         self._guard(record)
+        self.outputs.record(record)
+        if self.skipped_in_a_row >= self.config.max_skipped_steps:
+            raise TrainingDiverged(
+                f"{self.skipped_in_a_row} steps in a row had a loss or gradient that is not finite, "
+                f"up to step {record.step}; lower learning_rate or train without mixed_precision"
+            )
         return record
 
     def losses(self, batch: Batch) -> LossTerms:
         """Both passes over one noisy batch: the teacher's without a graph, then the student's."""
-        with torch.no_grad(), self.fusion.teacher():
-            teacher, teacher_features = self._predict(batch)
-        student, student_features = self._predict(batch)
-        return distillation_losses(student, teacher, self.task.target(batch), student_features, teacher_features)
+        return LossTerms(**self.loss_module(batch))
 
     def save_checkpoint(self) -> int:
         """Write a checkpoint, prune old ones, and return its step; without `output_dir` nothing is written."""
         if self.output_dir:
-            state = self._state()
-            with self.averaged():
-                save_checkpoint(self.output_dir, self.step, state, self.fusion)
-            prune_checkpoints(self.output_dir, self.config.checkpoints_total_limit)
+            state = collect_state(self)
+            with self.averaged(), self.outputs.whole_fusion() as fusion:
+                if self.accelerator.is_main_process:
+                    save_checkpoint(self.output_dir, self.step, state, fusion)
+                    prune_checkpoints(self.output_dir, self.config.checkpoints_total_limit)
+            self.accelerator.wait_for_everyone()
         return self.step
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Inside, the blocks hold their moving average (under `use_ema`); the trained values come back afterwards."""
-        if not self.ema:
+        with self.ema.swapped_in(self.parameters) if self.ema else nullcontext():
             yield
-            return
-        self.ema.store(self.parameters)
-        self.ema.copy_to(self.parameters)
-        try:
-            yield
-        finally:
-            self.ema.restore(self.parameters)
 
-    def _finish(self) -> None:
-        if self.ema:
-            self.ema.copy_to(self.parameters)
-        if self.output_dir:
-            self.fusion.save_pretrained(self.output_dir / FUSION_FOLDER)
+    def _accumulate_gradients(self) -> tuple[dict[str, float], float]:
+        """The backward passes of one step; returns the terms and the weighted total, means over all processes."""
+        count = self.config.gradient_accumulation_steps
+        sums: Losses = {}
+        for index in range(count):
+            last = index == count - 1
+            with nullcontext() if last else self.accelerator.no_sync(self._synchronised):
+                terms, total = self._forward(index)
+                self.accelerator.backward(self.precision.scale(total / count))
+            for name, value in {**terms, "total": total}.items():
+                value = value.detach() / count
+                sums[name] = sums[name] + value if name in sums else value
+        means = torch.stack([value.float() for value in sums.values()])
+        if self.accelerator.num_processes > 1:
+            means = self.accelerator.reduce(means, "mean")
+        floats = dict(zip(sums, means.tolist(), strict=True))
+        return floats, floats.pop("total")
+
+    def _forward(self, index: int) -> tuple[Losses, torch.Tensor]:
+        data_step = self.data_step(self.step)
+        if self.step < self.config.stage1_steps:
+            terms = self.loss_module(None, self._calls(data_step, index))
+            return terms, terms["local"]
+        self._held_calls.clear()
+        terms = self.loss_module(self._batch(data_step, index))
+        return terms, LossTerms(**terms).total(self.config.weight_schedule.at(self.step))
+
+    def data_step(self, step: int) -> int:
+        """Which group of batches a step works on; stage 1 goes through few of them several times, in turn."""
+        stage1 = self.config.stage1_steps
+        count = -(-stage1 // self.config.stage1_repeats)
+        return step % count if step < stage1 else count + step - stage1
+
+    def _batch(self, data_step: int, index: int) -> Batch:
+        """This process's `index`-th batch of a data step; the one after it is announced to the stream."""
+        batch = self.stream.batch(self._position(data_step, index))
+        is_last = index == self.config.gradient_accumulation_steps - 1
+        self.stream.prefetch(self._position(data_step + is_last, 0 if is_last else index + 1))
+        return batch.to(self.accelerator.device)
+
+    def _position(self, data_step: int, index: int) -> int:
+        group = data_step * self.config.gradient_accumulation_steps + index
+        return (group * self.accelerator.num_processes + self.accelerator.process_index) * self.config.train_batch_size
+
+    def _calls(self, data_step: int, index: int) -> Any:
+        """What the teacher's attentions took in and gave out; kept where later steps work on it again."""
+        if (data_step, index) in self._held_calls:
+            return self._held_calls[data_step, index]
+        with self.precision.teacher():
+            calls = attention_calls(self.fusion, self.task, self._batch(data_step, index))
+        if self.config.stage1_repeats > 1:
+            self._held_calls[data_step, index] = calls
+        return calls
+
+    def _compute(self, batch: Batch | None, calls: Any = None) -> Losses:
+        """The forward of the loss module: layer-local where the teacher's calls are given, else end to end."""
+        if calls is not None:
+            with self.precision.student():
+                return {"local": local_loss(self.fusion, calls)}
+        assert batch is not None
+        with torch.no_grad(), self.fusion.teacher(), self.precision.teacher():
+            teacher, teacher_features = self._predict(batch)
+        with self.precision.student():
+            student, student_features = self._predict(batch)
+        gamma = self.config.snr_gamma
+        weights = self.task.snr_weights(batch.timesteps, gamma) if gamma else None
+        terms = distillation_losses(
+            student, teacher, self.task.target(batch), student_features, teacher_features, weights
+        )
+        return vars(terms)
 
     def _predict(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        bf16 = self.config.mixed_precision == "bf16"
-        with (
-            torch.autocast(batch.latents.device.type, torch.bfloat16, enabled=bf16),
-            self.fusion.record_features() as features,
-        ):
+        with self.fusion.record_features() as features:
             return self.task.predict(batch), features
+
+    def _set_learning_rate(self) -> float:
+        """The schedule's, or in stage 1 that times the ratio of the two settings."""
+        rate = self.lr_scheduler.get_last_lr()[0]
+        if self.step < self.config.stage1_steps and self.config.stage1_learning_rate:
+            rate *= self.config.stage1_learning_rate / self.config.learning_rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
 
     def _guard(self, record: StepRecord) -> None:
         if not record.skipped:
@@ -201,62 +275,17 @@ class Distiller:
         self.skipped += 1
         self.skipped_in_a_row += 1
         logger.warning("step %d skipped: loss %g, gradient norm %g", record.step, record.total, record.grad_norm)
-        if self.skipped_in_a_row >= self.config.max_skipped_steps:
-            raise TrainingDiverged(
-                f"{self.skipped_in_a_row} steps in a row had a loss or gradient that is not finite, "
-                f"up to step {record.step}; lower learning_rate or train without mixed_precision"
-            )
 
-    def _state(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "skipped": self.skipped,
-            "skipped_in_a_row": self.skipped_in_a_row,
-            "config": asdict(self.config),
-            "num_examples": len(self.stream.examples),
-            "blocks": {name: value.clone() for name, value in self.fusion.state_dict().items()},
-            "optimizer": self.optimizer.state_dict(),
-            "lr_scheduler": self.lr_scheduler.state_dict(),
-            "ema": self.ema.state_dict() if self.ema else None,
-            "rng": torch.get_rng_state(),
-        }
+    def _agreed(self, flag: bool) -> bool:
+        """The main process's word, where time is what ends the run: clocks differ."""
+        if self.accelerator.num_processes == 1 or self.config.max_train_seconds is None:
+            return flag
+        mine = torch.tensor(float(flag and self.accelerator.is_main_process), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(mine, "sum"))
 
-    def _resume(self, requested: str) -> None:
-        path = find_checkpoint(self.output_dir, requested)
-        if path is None:
-            logger.warning("no checkpoint in %s: starting from step 0", self.output_dir)
-            return
-        state = load_state(path)
-        self._check_compatible(path, state)
-        self.fusion.load_state_dict(state["blocks"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.lr_scheduler.load_state_dict(state["lr_scheduler"])
-        if self.ema:
-            self.ema.load_state_dict(state["ema"])
-        torch.set_rng_state(state["rng"])
-        self.step, self.skipped, self.skipped_in_a_row = state["step"], state["skipped"], state["skipped_in_a_row"]
-        self.log.rewind(self.step)
-        logger.info("resumed %s", path)
-
-    def _check_compatible(self, path: Path, state: dict[str, Any]) -> None:
-        """An exact resume needs the same stream, optimizer and blocks; anything else is named, not guessed."""
-        theirs = {**state["config"], "num_examples": state["num_examples"]}
-        ours = {**asdict(self.config), "num_examples": len(self.stream.examples)}
-        changed = [f"{name} {theirs.get(name)} -> {ours[name]}" for name in ours if theirs.get(name) != ours[name]]
-        harmful = [change for change in changed if change.split()[0] not in RESUMABLE_CHANGES]
-        if harmful:
-            raise CheckpointError(f"{path}: was written with other settings: {', '.join(harmful)}")
-        shapes = {name: value.shape for name, value in self.fusion.state_dict().items()}
-        if shapes != {name: value.shape for name, value in state["blocks"].items()}:
-            raise CheckpointError(f"{path}: its blocks have other layers or kernel sizes than this fusion")
-
-
-def _only_blocks_train(pipe: DiffusionPipeline, fusion: DeltaConvFusion) -> list[torch.nn.Parameter]:
-    for component in pipe.components.values():
-        if isinstance(component, torch.nn.Module):
-            component.requires_grad_(False).eval()
-    parameters = list(fusion.requires_grad_(True).parameters())
-    unfit = {parameter.dtype for parameter in parameters} - {torch.float32}
-    if unfit:
-        raise ValueError(f"fusion: expected blocks in torch.float32, got {', '.join(map(str, unfit))}")
-    return parameters
+    def _fit_projections(self, examples: Examples | ShardedImages) -> None:
+        stream = open_stream(examples, self.config, self.task.num_timesteps, self.accelerator)
+        size, device = self.config.train_batch_size, self.accelerator.device
+        batches = (stream.batch(index * size).to(device) for index in range(self.config.fit_batches))
+        with self.precision.teacher():
+            fit_projections(self.fusion, self.task, batches)

@@ -1,0 +1,57 @@
+"""A self-attention computed again from its input, in chunks of queries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from diffusers.models.attention_processor import Attention
+from torch import Tensor
+
+CHUNK_ELEMENTS = 2**22  # of the probabilities held at a time: 16 MiB in float32
+
+
+@dataclass(frozen=True)
+class Projected:
+    """What an attention compares and adds up: q, k, v, all [B, heads, N, head width] in float32."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scale: float
+
+
+def project(attention: Attention, hidden_states: Tensor) -> Projected:
+    """Queries, keys and values of a self-attention, as diffusers' AttnProcessor2_0 makes them, then in float32.
+
+    hidden_states: [B, N, C], the attention's input.
+    """
+
+    def heads(tokens: Tensor) -> Tensor:
+        return tokens.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+
+    query, key = heads(attention.to_q(hidden_states)), heads(attention.to_k(hidden_states))
+    if attention.norm_q is not None:
+        query = attention.norm_q(query)
+    if attention.norm_k is not None:
+        key = attention.norm_k(key)
+    value = heads(attention.to_v(hidden_states))
+    return Projected(query.float(), key.float(), value.float(), query.shape[-1] ** -0.5)
+
+
+def project_out(attention: Attention, gathered: Tensor, dtype: torch.dtype) -> Tensor:
+    """From [B, heads, M, head width] to the attention's output, [B, M, C] in `dtype`, before the residual add."""
+    tokens = attention.to_out[0](gathered.transpose(1, 2).flatten(2).to(dtype))
+    return attention.to_out[1](tokens) / attention.rescale_output_factor
+
+
+def probabilities(projected: Projected, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Chunks of `queries` (indices of tokens, [M]) with the attention of each to all keys, [B, heads, m, N] in float32.
+
+    Never more than CHUNK_ELEMENTS probabilities, or one query's, are held at a time.
+    """
+    batch, heads, tokens, _ = projected.key.shape
+    keys = projected.key.transpose(-1, -2) * projected.scale
+    for chunk in queries.split(max(1, CHUNK_ELEMENTS // (batch * heads * tokens))):
+        yield chunk, (projected.query[:, :, chunk] @ keys).softmax(-1)

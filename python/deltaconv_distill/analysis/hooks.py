@@ -1,0 +1,115 @@
+"""Looking on while a denoiser runs: its timestep, and every self-attention with its grid, input and output."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import ModelMixin
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..conversion.attachment import attachment_of
+from ..conversion.sites import Site, patch_size, sites_to_convert
+from .geometry import Grid
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a self-attention: hidden_states and output are [B, H * W, C]."""
+
+    layer: str
+    attention: Attention
+    grid: Grid
+    hidden_states: Tensor
+    output: Tensor
+
+
+# Gets each call; what it returns, if anything, takes the place of the output.
+Watch = Callable[[Call], Tensor | None]
+
+
+@contextmanager
+def watched(denoiser: ModelMixin, watch: Watch) -> Iterator[None]:
+    """Inside, `watch` is called, without autograd, after every self-attention of the denoiser. No compiled code runs.
+
+    Raises:
+        RuntimeError: a fusion is attached to the denoiser.
+        ValueError: it has no self-attention.
+    """
+    if attachment_of(denoiser) is not None:
+        raise RuntimeError("pipe_or_denoiser: a fusion is attached; call its detach() and look at the teacher")
+    sites = sites_to_convert(denoiser)
+    names = {id(site.block): name for name, site in sites.found.items()}
+    handles: list[RemovableHandle] = []
+    try:
+        for owner in sites.owners:
+            tap = _GridTap(patch_size(owner))
+            handles.append(owner.register_forward_pre_hook(tap, with_kwargs=True))
+            for block in owner.transformer_blocks:
+                if id(block) in names:
+                    hook = _AttentionHook(sites.found[names[id(block)]], tap, watch)
+                    handles.append(block.attn1.register_forward_hook(hook, with_kwargs=True))
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def on_forward(denoiser: nn.Module, begin: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Inside, `begin` is called before every forward of the denoiser with its arguments by name."""
+    signature = inspect.signature(type(denoiser).forward)
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        begin(dict(signature.bind(module, *args, **kwargs).arguments))
+
+    handle = denoiser.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def timestep_of(arguments: dict[str, Any]) -> int:
+    """The timestep of a forward of a denoiser, a number or a tensor of equal ones, as the nearest whole number."""
+    return round(float(torch.as_tensor(arguments["timestep"]).reshape(-1)[0]))
+
+
+class _GridTap:
+    """Forward pre-hook of a module that knows height and width."""
+
+    def __init__(self, patch_size: int) -> None:
+        self.patch_size = patch_size
+        self.grid: Grid = (0, 0)
+
+    def __call__(self, owner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        height, width = (args[0] if args else kwargs["hidden_states"]).shape[-2:]
+        self.grid = (height // self.patch_size, width // self.patch_size)
+
+
+class _AttentionHook:
+    """Forward hook of a self-attention."""
+
+    def __init__(self, site: Site, tap: _GridTap, watch: Watch) -> None:
+        self.site = site
+        self.tap = tap
+        self.watch = watch
+
+    def __call__(
+        self, attention: Attention, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> Tensor | None:
+        if kwargs.get("attention_mask") is not None:
+            raise ValueError(f"{self.site.name}: expected a self-attention without attention_mask, got one")
+        hidden_states = args[0] if args else kwargs["hidden_states"]
+        tokens, (height, width) = hidden_states.shape[1], self.tap.grid
+        if tokens != height * width:
+            raise ValueError(f"{self.site.name}: expected {height} x {width} tokens, got {tokens}: are tokens merged?")
+        with torch.no_grad():
+            return self.watch(Call(self.site.name, attention, self.tap.grid, hidden_states, output))

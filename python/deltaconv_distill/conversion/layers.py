@@ -1,0 +1,61 @@
+"""What `DeltaConvFusion.convert` puts where: the blocks' options by layer name, and the blocks themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from diffusers import ModelMixin
+from torch import nn
+
+from deltaconv_kernels import DeltaConvBlock
+
+from .kernel_sizes import check_names
+from .sites import Site, sites_to_convert
+
+Layers = dict[str, dict[str, Any]]
+
+
+def plan_layers(sites: Mapping[str, Site], sizes: Mapping[str, int], **shared: Any) -> Layers:
+    """Options of the block of every layer in `sizes`, the config's form; `shared` are those that all have."""
+    layers: Layers = {}
+    for name, kernel_size in sizes.items():
+        layer = {"dim": sites[name].attention.query_dim, "kernel_size": kernel_size, **shared}
+        layers[name] = {**layer, "gate_scale": DeltaConvBlock(**layer, device="meta").gate_scale}
+    return layers
+
+
+def build_block(layer: Mapping[str, Any]) -> DeltaConvBlock:
+    """A new block from its entry in the config."""
+    options = dict(layer)
+    gate_scale = options.pop("gate_scale")
+    block = DeltaConvBlock(**options)
+    block.gate_scale = gate_scale
+    return block
+
+
+def check_layers(denoiser: ModelMixin, layers: Mapping[str, Mapping[str, Any]], excluded: Iterable[str]) -> None:
+    """
+    Raises:
+        ValueError: the denoiser's self-attentions are not those in `layers` and `excluded`, or have other widths.
+    """
+    found = sites_to_convert(denoiser).found
+    check_names("pipe_or_denoiser", found, [*layers, *excluded])
+    wrong = [
+        f"{name} has {found[name].attention.query_dim} channels, its block {layer['dim']}"
+        for name, layer in layers.items()
+        if found[name].attention.query_dim != layer["dim"]
+    ]
+    if wrong:
+        raise ValueError(f"pipe_or_denoiser: {'; '.join(wrong)}")
+
+
+def add_nested(root: nn.Module, path: str, module: nn.Module) -> None:
+    """Register `module` under a dotted name, so that parameters are called as in the denoiser."""
+    first, _, rest = path.partition(".")
+    if not rest:
+        root.add_module(first, module)
+        return
+    if first not in root._modules:
+        root.add_module(first, nn.Module())
+    add_nested(root.get_submodule(first), rest, module)
