@@ -1,0 +1,9 @@
+#include "cuda/backward_launch.h"
+
+namespace deltaconv::cuda {
+
+template void launch_backward_gate(const LaunchPlan&, BackwardArguments<float>, Stream);
+template void launch_backward_input(const BackwardPlan&, BackwardArguments<float>, Stream);
+template void launch_backward_weight(const BackwardPlan&, BackwardArguments<float>, float*, float*, Stream);
+
+}  // namespace deltaconv::cuda

@@ -1,0 +1,130 @@
+// The device layer on a GPU, sm_80 and up. See device.h.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <atomic>
+#include <cstddef>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+
+#include "cuda/device/types.h"
+
+#define DELTACONV_DEVICE __device__ __forceinline__
+#define DELTACONV_UNROLL _Pragma("unroll")
+#define DELTACONV_NO_UNROLL _Pragma("unroll 1")
+
+namespace deltaconv::cuda {
+
+DELTACONV_DEVICE int thread_index() { return threadIdx.x; }
+DELTACONV_DEVICE int thread_count() { return blockDim.x; }
+DELTACONV_DEVICE int64_t block_index() { return blockIdx.x; }
+DELTACONV_DEVICE int64_t block_count() { return gridDim.x; }
+
+DELTACONV_DEVICE std::byte* shared_memory() {
+  extern __shared__ __align__(128) std::byte dynamic_shared_memory[];
+  return dynamic_shared_memory;
+}
+
+DELTACONV_DEVICE void sync_block() { __syncthreads(); }
+DELTACONV_DEVICE void sync_warp() { __syncwarp(); }
+
+template <class T>
+DELTACONV_DEVICE T shuffle_xor(T value, int mask) {
+  return __shfl_xor_sync(0xffffffffu, value, mask);
+}
+template <class T>
+DELTACONV_DEVICE T shuffle(T value, int lane) {
+  return __shfl_sync(0xffffffffu, value, lane);
+}
+
+DELTACONV_DEVICE Quad load16(const void* from) {
+  const uint4 quad = *static_cast<const uint4*>(from);
+  return {{quad.x, quad.y, quad.z, quad.w}};
+}
+DELTACONV_DEVICE Quad load16_constant(const void* from) {
+  const uint4 quad = __ldg(static_cast<const uint4*>(from));
+  return {{quad.x, quad.y, quad.z, quad.w}};
+}
+DELTACONV_DEVICE void store16(void* to, const Quad& quad) {
+  *static_cast<uint4*>(to) = make_uint4(quad.words[0], quad.words[1], quad.words[2], quad.words[3]);
+}
+
+DELTACONV_DEVICE void copy16_async(void* to_shared, const void* from_global, bool valid) {
+  const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(to_shared));
+  const int bytes = valid ? 16 : 0;  // the other bytes of the 16 are zero-filled
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from_global), "r"(bytes)
+               : "memory");
+}
+DELTACONV_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kPending>
+DELTACONV_DEVICE void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+DELTACONV_DEVICE float bits_to_float(uint32_t bits) { return __uint_as_float(bits); }
+DELTACONV_DEVICE uint32_t float_to_bits(float value) { return __float_as_uint(value); }
+
+DELTACONV_DEVICE float to_float(float value) { return value; }
+DELTACONV_DEVICE float to_float(Half value) { return __half2float(__ushort_as_half(value.bits)); }
+DELTACONV_DEVICE float to_float(BFloat16 value) { return __uint_as_float(uint32_t(value.bits) << 16); }
+
+template <class T>
+DELTACONV_DEVICE T from_float(float value) {
+  if constexpr (std::is_same_v<T, Half>) {
+    return {__half_as_ushort(__float2half_rn(value))};
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    return {__bfloat16_as_ushort(__float2bfloat16_rn(value))};
+  } else {
+    return value;
+  }
+}
+
+DELTACONV_DEVICE float fused_multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
+DELTACONV_DEVICE float exponential(float x) { return expf(x); }
+
+template <class Kernel, class Arguments>
+__global__ void __launch_bounds__(Kernel::kMaxThreads, Kernel::kMinBlocks)
+    pyramid_kernel(const __grid_constant__ Arguments arguments) {
+  Kernel::run(arguments);
+}
+
+inline void check_launch(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) {
+    throw std::runtime_error(std::string("deltaconv cuda: ") + what + ": " + cudaGetErrorString(error));
+  }
+}
+
+// Once for each kernel and device: a block may have all the shared memory that the device has, and the L1
+// cache gives way to it, so that as many blocks are resident as the plan expects.
+template <class Kernel, class Arguments>
+void allow_shared_memory() {
+  static std::atomic<uint64_t> allowed{0};  // a bit for each device
+  int device = 0, limit = 0;
+  check_launch(cudaGetDevice(&device), "current device");
+  const uint64_t bit = device < 64 ? uint64_t{1} << device : 0;
+  if (allowed.load(std::memory_order_relaxed) & bit) return;
+  const auto entry = pyramid_kernel<Kernel, Arguments>;
+  check_launch(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+               "shared memory");
+  check_launch(cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize, limit),
+               "shared memory");
+  check_launch(cudaFuncSetAttribute(entry, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                    cudaSharedmemCarveoutMaxShared),
+               "shared memory");
+  allowed.fetch_or(bit, std::memory_order_relaxed);
+}
+
+template <class Kernel, class Arguments>
+void launch(const Grid& grid, const Arguments& arguments, Stream stream) {
+  if (grid.blocks == 0) return;
+  allow_shared_memory<Kernel, Arguments>();
+  pyramid_kernel<Kernel><<<static_cast<unsigned>(grid.blocks), grid.threads, grid.shared_bytes,
+                           static_cast<cudaStream_t>(stream)>>>(arguments);
+  check_launch(cudaGetLastError(), "launch");
+}
+
+}  // namespace deltaconv::cuda

@@ -1,0 +1,106 @@
+// The host build of the CUDA kernels as a Python module, for tests alone.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "cuda/device/device.h"
+#include "cuda/host/fragments.h"
+#include "cuda/host/run.h"
+
+namespace py = pybind11;
+using namespace deltaconv::cuda;
+
+PYBIND11_MODULE(deltaconv_cuda_host, m) {
+  py::enum_<ElementType>(m, "ElementType")
+      .value("float32", ElementType::kFloat32)
+      .value("float16", ElementType::kFloat16)
+      .value("bfloat16", ElementType::kBFloat16);
+
+  py::enum_<Road>(m, "Road").value("cuda_cores", Road::kCudaCores).value("tensor_cores", Road::kTensorCores);
+
+  py::class_<DeviceProperties>(m, "DeviceProperties")
+      .def(py::init<int32_t, int32_t, int64_t, int64_t>(), py::arg("compute_capability"),
+           py::arg("multiprocessors"), py::arg("shared_per_block"), py::arg("shared_per_multiprocessor"))
+      .def_readonly("shared_per_block", &DeviceProperties::shared_per_block);
+
+  py::class_<PlanProblem>(m, "PlanProblem")
+      .def(py::init([](const std::array<int64_t, 6>& sizes, std::vector<int64_t> factors, ElementType type,
+                       std::optional<Road> road) {
+             return PlanProblem{
+                 {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5]}, std::move(factors), type};
+           }),
+           py::arg("sizes"), py::arg("factors"), py::arg("type"), py::arg("road") = std::nullopt,
+           "Sizes are B, H, W, C, S, K.");
+
+  py::class_<HostImage>(m, "Image")
+      .def(py::init<uintptr_t, int64_t, int64_t, int64_t>(), py::arg("address") = 0,
+           py::arg("batch_stride") = 0, py::arg("row_stride") = 0, py::arg("col_stride") = 0);
+
+  py::class_<HostProblem>(m, "Problem")
+      .def(py::init<PlanProblem, DeviceProperties, int, double, HostImage, uintptr_t, uintptr_t>(),
+           py::arg("plan"), py::arg("device"), py::arg("gate"), py::arg("gate_scale"), py::arg("x"),
+           py::arg("weight"), py::arg("bias"));
+
+  py::class_<Tiling>(m, "Tiling")
+      .def_readonly("rows", &Tiling::rows)
+      .def_readonly("cols", &Tiling::cols)
+      .def_readonly("step_rows", &Tiling::step_rows)
+      .def_readonly("step_cols", &Tiling::step_cols)
+      .def_readonly("count_rows", &Tiling::count_rows)
+      .def_readonly("count_cols", &Tiling::count_cols)
+      .def_readonly("band_rows", &Tiling::band_rows);
+
+  py::class_<LaunchPlan>(m, "LaunchPlan")
+      .def_property_readonly("tensor_cores",
+                             [](const LaunchPlan& plan) { return plan.road == Road::kTensorCores; })
+      .def_property_readonly("blocks", [](const LaunchPlan& plan) { return plan.grid.blocks; })
+      .def_property_readonly("threads", [](const LaunchPlan& plan) { return plan.grid.threads; })
+      .def_property_readonly("shared_bytes", [](const LaunchPlan& plan) { return plan.grid.shared_bytes; })
+      .def_readonly("estimated_cycles", &LaunchPlan::estimated_cycles)
+      .def_property_readonly("tilings", [](const LaunchPlan& plan) {
+        std::vector<Tiling> tilings;
+        for (int32_t s = 0; s < plan.stages.count; ++s) tilings.push_back(plan.stages.at[s].tiling);
+        return tilings;
+      });
+
+  py::class_<BackwardPlan>(m, "BackwardPlan")
+      .def_readonly("gate", &BackwardPlan::gate)
+      .def_readonly("reduced", &BackwardPlan::reduced)
+      .def_readonly("input", &BackwardPlan::input)
+      .def_property_readonly("weight_shared_bytes",
+                             [](const BackwardPlan& plan) { return plan.weight.grid.shared_bytes; })
+      .def_property_readonly("weight_threads",
+                             [](const BackwardPlan& plan) { return plan.weight.grid.threads; })
+      .def_property_readonly("partitions", [](const BackwardPlan& plan) { return plan.weight.partitions; })
+      .def_property_readonly("workspace_floats",
+                             [](const BackwardPlan& plan) { return plan.workspace.size; });
+
+  py::class_<HostGradients>(m, "Gradients")
+      .def(py::init<uintptr_t, uintptr_t, uintptr_t, uintptr_t>(), py::arg("x"), py::arg("weight"),
+           py::arg("bias"), py::arg("workspace"));
+
+  m.def("backward_plan", &backward_plan, py::arg("problem"), py::arg("device"));
+  m.def("backward", &run_backward, py::arg("problem"), py::arg("grad"), py::arg("gradients"),
+        py::call_guard<py::gil_scoped_release>());
+
+  m.def("tensor_cores_take", &tensor_cores_take, py::arg("problem"), py::arg("device"));
+  m.def("forward_plan", &forward_plan, py::arg("problem"), py::arg("device"));
+  m.def("explain", py::overload_cast<const std::vector<LaunchPlan>&>(&explain), py::arg("launches"));
+  m.def("explain", py::overload_cast<const BackwardPlan&>(&explain), py::arg("plan"));
+  m.def("forward", &run_forward, py::arg("problem"), py::arg("residual"), py::arg("result"),
+        py::call_guard<py::gil_scoped_release>());
+
+  m.def(
+      "set_block_order", [](bool descending) { host::options.descending = descending; },
+      py::arg("descending"));
+  m.def("launches", [] { return host::statistics.launches; }, "How many kernels this process has launched.");
+
+  m.def("multiply_fragments", &multiply_fragments, py::arg("type"), py::arg("a"), py::arg("b"),
+        py::arg("addend"), py::arg("result"), py::arg("columns"), py::arg("transposed"));
+
+  m.def(
+      "roundings",
+      [](float value) {
+        return std::make_pair(to_float(from_float<Half>(value)), to_float(from_float<BFloat16>(value)));
+      },
+      py::arg("value"), "The value rounded to float16 and to bfloat16.");
+}

@@ -1,0 +1,108 @@
+// Runs the forward and the backward pass of one problem once on the host build: what AddressSanitizer and
+// ThreadSanitizer watch. Fails if an output or gradient is not finite.
+//
+//   sanitized B H W C K factor,factor,… type(0 float32, 1 float16, 2 bfloat16) gate residual shared_per_block
+//   [dropped barrier]
+//
+// Prints how many barriers the longest kernel has. With a number at the end every thread's barrier of that
+// number does nothing, which a sanitizer must notice.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "cuda/device/device.h"
+#include "cuda/host/run.h"
+
+namespace deltaconv::cuda {
+namespace {
+
+// Exactly as large as it should be, so that what lies beyond is not ours.
+template <class T>
+struct Buffer {
+  explicit Buffer(int64_t count) : values(new T[static_cast<size_t>(count)]), count(count) {}
+  ~Buffer() { delete[] values; }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  uintptr_t address() const { return reinterpret_cast<uintptr_t>(values); }
+
+  void randomise(std::mt19937& generator) {
+    std::normal_distribution<float> normal;
+    for (int64_t i = 0; i < count; ++i) values[i] = from_float<T>(normal(generator));
+  }
+  void poison() { std::memset(values, 0xff, static_cast<size_t>(count) * sizeof(T)); }
+  bool finite() const {
+    for (int64_t i = 0; i < count; ++i) {
+      if (!std::isfinite(to_float(values[i]))) return false;
+    }
+    return true;
+  }
+
+  T* values;
+  int64_t count;
+};
+
+HostImage dense_image(uintptr_t address, const Sizes& sizes, int64_t channels) {
+  return {address, sizes.H * sizes.W * channels, sizes.W * channels, channels};
+}
+
+template <class T>
+bool run(HostProblem problem, bool with_residual) {
+  const Sizes& sizes = problem.plan.sizes;
+  const int64_t pixels = sizes.B * sizes.H * sizes.W, width = sizes.S * sizes.C / 2;
+  Buffer<T> x(pixels * sizes.C), weight(sizes.S * sizes.K * sizes.K * sizes.C), bias(sizes.S * sizes.C);
+  Buffer<T> residual(pixels * width), grad(pixels * width), result(pixels * width);
+  Buffer<T> grad_x(x.count), grad_weight(weight.count), grad_bias(bias.count);
+  const BackwardPlan backward = backward_plan(problem.plan, problem.device);
+  Buffer<float> workspace(backward.workspace.size);
+  std::mt19937 generator(0);
+  for (Buffer<T>* input : {&x, &weight, &bias, &residual, &grad}) input->randomise(generator);
+  for (Buffer<T>* output : {&result, &grad_x, &grad_weight, &grad_bias}) output->poison();
+  workspace.poison();
+
+  problem.x = dense_image(x.address(), sizes, sizes.C);
+  problem.weight = weight.address();
+  problem.bias = bias.address();
+  run_forward(problem, with_residual ? dense_image(residual.address(), sizes, width) : HostImage{},
+              result.address());
+  run_backward(problem, dense_image(grad.address(), sizes, width),
+               {grad_x.address(), grad_weight.address(), grad_bias.address(), workspace.address()});
+  return result.finite() && grad_x.finite() && grad_weight.finite() && grad_bias.finite();
+}
+
+std::vector<int64_t> split(const std::string& list) {
+  std::vector<int64_t> numbers;
+  std::istringstream stream(list);
+  for (std::string number; std::getline(stream, number, ',');) numbers.push_back(std::stoll(number));
+  return numbers;
+}
+
+}  // namespace
+}  // namespace deltaconv::cuda
+
+int main(int count, char** arguments) {
+  using namespace deltaconv::cuda;
+  if (count != 11 && count != 12) {
+    std::fprintf(stderr, "expected 10 or 11 arguments, got %d: see the head of sanitized.cpp\n", count - 1);
+    return 2;
+  }
+  const auto number = [&](int i) { return std::stoll(arguments[i]); };
+  HostProblem problem{};
+  problem.plan.factors = split(arguments[6]);
+  const auto stages = static_cast<int64_t>(problem.plan.factors.size());
+  problem.plan.sizes = {number(1), number(2), number(3), number(4), stages, number(5)};
+  problem.plan.type = static_cast<ElementType>(number(7));
+  problem.gate = static_cast<int>(number(8));
+  problem.gate_scale = 1.5;
+  problem.device = {90, 132, number(10), 2 * number(10)};
+  if (count == 12) host::options.dropped_barrier = number(11);
+  bool finite = false;
+  with_type(problem.plan.type,
+            [&](auto element) { finite = run<decltype(element)>(problem, number(9) != 0); });
+  std::printf("barriers %lld\n", static_cast<long long>(host::statistics.barriers_per_block));
+  if (!finite) std::fprintf(stderr, "a result is not finite\n");
+  return finite ? 0 : 1;
+}

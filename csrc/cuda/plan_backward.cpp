@@ -1,0 +1,105 @@
+// The plan of the backward pass.
+#include <algorithm>
+#include <stdexcept>
+
+#include "cuda/plan.h"
+#include "cuda/register_tile.h"
+
+namespace deltaconv::cuda {
+namespace {
+
+constexpr int32_t kMaxPartitions = 64, kBlocksWanted = 512;  // by the shape alone, so that bits repeat
+
+// The whole of an axis as a grid of its own: what is read there is not pooled.
+Axis plain(int32_t size) { return {size, size, 1}; }
+
+Stage plain_stage(int32_t index, int32_t rows, int32_t cols) { return {index, plain(rows), plain(cols), {}}; }
+
+Tiling weight_tiling(const Stage& stage, int32_t K, int32_t kernel_rows, int64_t limit) {
+  for (int32_t rows = std::min(16, stage.rows.reduced); rows > 0; rows /= 2) {
+    for (int32_t cols = stage.cols.reduced > kTileW ? 2 * kTileW : kTileW; cols >= kTileW; cols /= 2) {
+      const Tiling tiling = tile_stage(stage.rows, stage.cols, rows, cols, false);
+      if (weight_floats(tiling, K, kernel_rows) * 4 <= limit) return tiling;
+    }
+  }
+  return {};
+}
+
+WeightPlan weight_plan(const PlanProblem& problem, const DeviceProperties& device) {
+  constexpr int32_t kWarps = kMaxThreads / kWarp;
+  const auto K = static_cast<int32_t>(problem.sizes.K);
+  const WeightTasks tasks(K);
+  WeightPlan plan{};
+  plan.tasks_per_block = std::min(kWarps, tasks.count());
+  plan.slices = kWarps / plan.tasks_per_block;
+  const int32_t chunks = (tasks.count() + plan.tasks_per_block - 1) / plan.tasks_per_block;
+  int32_t kernel_rows = 0;
+  for (int32_t chunk = 0; chunk < chunks; ++chunk) {
+    const Span rows = task_rows(tasks, chunk * plan.tasks_per_block, plan.tasks_per_block);
+    kernel_rows = std::max(kernel_rows, rows.end - rows.begin);
+  }
+  int64_t most_tiles = 0, floats = static_cast<int64_t>(plan.tasks_per_block) *
+                                   (kTapRows * std::max(K, kTapCols) + 1) * kLanes;  // to add up the slices
+  for (int32_t s = 0; s < static_cast<int32_t>(problem.factors.size()); ++s) {
+    Stage stage = untiled_stage(problem, s);
+    stage.tiling = weight_tiling(stage, K, kernel_rows, device.shared_per_block);
+    if (stage.tiling.rows == 0) fail_to_plan(problem, device);
+    floats = std::max(floats, weight_floats(stage.tiling, K, kernel_rows));
+    most_tiles = std::max(most_tiles, stage.tiling.count() * problem.sizes.B);
+    plan.stages.at[plan.stages.count++] = stage;
+  }
+  const int64_t channel_blocks = (problem.sizes.C / 2 + kPairs - 1) / kPairs;
+  const int64_t wanted = std::clamp<int64_t>(kBlocksWanted / (channel_blocks * chunks), 1, kMaxPartitions);
+  plan.partitions = static_cast<int32_t>(std::min(wanted, most_tiles));
+  plan.grid = {plan.stages.count * plan.partitions * chunks * channel_blocks,
+               plan.tasks_per_block * plan.slices * kWarp, floats * 4};
+  return plan;
+}
+
+Workspace workspace_of(const PlanProblem& problem, const std::vector<Stage>& stages, int32_t partitions) {
+  const Sizes& sizes = problem.sizes;
+  Workspace workspace{};
+  const auto take = [&](int64_t floats) {
+    const int64_t at = workspace.size;
+    workspace.size += (floats + 31) / 32 * 32;  // planes begin at multiples of 128 bytes
+    return at;
+  };
+  for (const Stage& stage : stages) {
+    const int64_t plane = sizes.B * stage.rows.reduced * stage.cols.reduced * sizes.C;
+    workspace.grad_a[stage.index] = take(plane);
+    if (stage.rows.factor != 1) workspace.grad_d[stage.index] = take(plane);
+  }
+  workspace.partials = take(partitions * sizes.S * (sizes.K * sizes.K + 1) * sizes.C);
+  return workspace;
+}
+
+}  // namespace
+
+BackwardPlan backward_plan(const PlanProblem& problem, const DeviceProperties& device) {
+  const auto count = static_cast<int32_t>(problem.factors.size());
+  if (count > kMaxStages) {
+    throw std::runtime_error("factors: the cuda backend differentiates up to " + std::to_string(kMaxStages) +
+                             " stages, got " + std::to_string(count));
+  }
+  std::vector<Stage> stages, reduced;
+  for (int32_t s = 0; s < count; ++s) {
+    const Stage stage = untiled_stage(problem, s);
+    stages.push_back(stage);
+    if (stage.rows.factor != 1) reduced.push_back(plain_stage(s, stage.rows.reduced, stage.cols.reduced));
+  }
+  // The adjoint convolutions read float32 gradients, whatever the storage type.
+  const PlanProblem of_gradients{problem.sizes, problem.factors, ElementType::kFloat32};
+  const Stage whole =
+      plain_stage(0, static_cast<int32_t>(problem.sizes.H), static_cast<int32_t>(problem.sizes.W));
+  BackwardPlan plan{cuda_cores_launch(problem, device, stages, false),
+                    cuda_cores_launch(of_gradients, device, reduced, false),
+                    cuda_cores_launch(of_gradients, device, {whole}, false),
+                    weight_plan(problem, device),
+                    {}};
+  plan.workspace = workspace_of(problem, stages, plan.weight.partitions);
+  for (const Grid& grid : {plan.gate.grid, plan.reduced.grid, plan.input.grid, plan.weight.grid})
+    check_grid(grid);
+  return plan;
+}
+
+}  // namespace deltaconv::cuda

@@ -1,0 +1,119 @@
+"""Builds and calls the host build of the CUDA kernels: csrc/cuda compiled for the CPU, one thread block at a time."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from deltaconv_kernels.cuda_plan import GPUS
+from deltaconv_kernels.reference import GATES
+
+ROOT = Path(__file__).parents[2]
+MODULE = "deltaconv_cuda_host"
+TYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+
+
+def build(name: str, *options: str) -> Path:
+    """Compile csrc/cuda/host into build/<name>, what changed since the last time; the folder."""
+    import pybind11
+
+    folder = ROOT / "build" / name
+    tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    cmake, ninja = (shutil.which(tool, path=tools) for tool in ("cmake", "ninja"))
+    configure = [cmake, "-S", ROOT / "csrc" / "cuda" / "host", "-B", folder, "-G", "Ninja"]
+    configure += [f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DPython_EXECUTABLE={sys.executable}"]
+    configure += [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", *options]
+    for command in (configure, [cmake, "--build", folder]):
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.returncode == 0, f"{command}:\n{result.stdout}\n{result.stderr}"
+    return folder
+
+
+@cache
+def module():
+    """The Python module of the host build."""
+    (path,) = build("cuda-host").glob(f"{MODULE}*.so")
+    spec = importlib.util.spec_from_file_location(MODULE, path)
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def device(name: str):
+    """The properties of a GPU, by its name in deltaconv_kernels.cuda_plan."""
+    return module().DeviceProperties(*GPUS[name])
+
+
+def plan_problem(x_shape, factors, kernel_size: int, dtype: torch.dtype, road: str | None = None):
+    """`road`: "cuda_cores", "tensor_cores" or None for the plan's own choice."""
+    host = module()
+    sizes = [*x_shape, len(factors), kernel_size]
+    chosen = None if road is None else getattr(host.Road, road)
+    return host.PlanProblem(sizes, list(factors), getattr(host.ElementType, TYPES[dtype]), chosen)
+
+
+class HostPyramid:
+    """`deltaconv_kernels.pyramid` by the host build, as planned for one GPU; differentiable."""
+
+    def __init__(self, gpu=None, road: str | None = None):
+        self.gpu = gpu or device("h100")
+        self.road = road
+
+    def __call__(self, x, weight, bias=None, factors=(1,), gate="scaled", gate_scale=1.0, residual=None):
+        return _Pyramid.apply(x, weight, bias, tuple(factors), gate, gate_scale, residual, self)
+
+
+def image(tensor):
+    """A [B, H, W, channels] tensor with dense channels, by address."""
+    if tensor is None:
+        return module().Image()
+    assert tensor.stride(3) == 1 or tensor.shape[3] == 1
+    return module().Image(tensor.data_ptr(), *tensor.stride()[:3])
+
+
+def _address(tensor) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _problem(x, weight, bias, factors, gate, gate_scale, host: HostPyramid):
+    plan = plan_problem(x.shape, factors, weight.shape[1], x.dtype, host.road)
+    return module().Problem(plan, host.gpu, GATES.index(gate), gate_scale, image(x), _address(weight), _address(bias))
+
+
+class _Pyramid(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, factors, gate, gate_scale, residual, host):
+        ctx.save_for_backward(x, weight, bias)
+        ctx.options = factors, gate, gate_scale
+        ctx.host = host
+        problem = _problem(x, weight, bias, factors, gate, gate_scale, host)
+        result = x.new_full((*x.shape[:3], len(factors) * (x.shape[3] // 2)), torch.nan)
+        module().forward(problem, image(residual), result.data_ptr())
+        return result
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, bias = ctx.saved_tensors
+        grads = backward(grad, x, weight, bias, *ctx.options, ctx.needs_input_grad[:3], ctx.host)
+        return *grads, None, None, None, grad if ctx.needs_input_grad[6] else None, None
+
+
+def backward(grad, x, weight, bias, factors, gate, gate_scale, output_mask, host: HostPyramid):
+    """Gradients of x, weight and bias, None where not wanted; outputs and workspace start as NaN."""
+    problem = _problem(x, weight, bias, factors, gate, gate_scale, host)
+    plan = module().backward_plan(plan_problem(x.shape, factors, weight.shape[1], x.dtype, host.road), host.gpu)
+    workspace = torch.full((plan.workspace_floats,), torch.nan)
+    grads = [
+        torch.full_like(t, torch.nan, memory_format=torch.contiguous_format) if wanted and t is not None else None
+        for t, wanted in zip((x, weight, bias), output_mask, strict=True)
+    ]
+    addresses = module().Gradients(*map(_address, grads), workspace.data_ptr())
+    module().backward(problem, image(grad), addresses)
+    return tuple(grads)
