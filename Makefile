@@ -9,7 +9,7 @@ DEMO_OUTPUT := runs/demo
 NATIVE_SOURCES := $(shell find csrc -type f)
 PACKAGE_FILES := setup.py pyproject.toml CMakeLists.txt
 
-.PHONY: demo test bench lint format clean install
+.PHONY: demo test sanitize bench lint format clean install
 
 # The main job: the embedded teacher loses its self-attention, is distilled, and generates again.
 demo: install
@@ -17,6 +17,10 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest tests
+
+# The CPU kernels of every instruction set under AddressSanitizer, UBSan and ThreadSanitizer: minutes of building.
+sanitize: install
+	DELTACONV_SANITIZE=all $(BIN)/python -m pytest tests/kernels/test_sanitizers.py --timeout 3600
 
 bench: install
 	$(BIN)/python -m pytest bench --benchmark-only

@@ -101,8 +101,8 @@ def report(benchmark, add_row, name, dtype, training, medians):
     )
 
 
-@pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("training", [False, True], ids=["forward", "forward-backward"])
+@pytest.mark.parametrize("name", SHAPES)
 def test_pyramid(benchmark, add_row, name, training):
     case = make_case(SHAPES[name])
     assert_correct(case, name)
@@ -113,8 +113,8 @@ def test_pyramid(benchmark, add_row, name, training):
     report(benchmark, add_row, name, torch.float32, training, medians)
 
 
-@pytest.mark.parametrize("name", SHAPES_IN_16_BITS)
 @pytest.mark.parametrize("training", [False, True], ids=["forward", "forward-backward"])
+@pytest.mark.parametrize("name", SHAPES_IN_16_BITS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 def test_pyramid_in_16_bits(benchmark, add_row, name, dtype, training):
     case = make_case(SHAPES[name], dtype)

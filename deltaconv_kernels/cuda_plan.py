@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -36,7 +36,7 @@ def this_gpu() -> Gpu | None:
     """The current CUDA device, or None without one."""
     if not torch.cuda.is_available():
         return None
-    facts = torch.cuda.get_device_properties(torch.cuda.current_device())
+    facts: Any = torch.cuda.get_device_properties(torch.cuda.current_device())  # the stub lacks attributes
     return Gpu(
         10 * facts.major + facts.minor,
         facts.multi_processor_count,

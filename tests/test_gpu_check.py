@@ -56,7 +56,7 @@ def test_commands_lead_to_something() -> None:
     root = SCRIPT.parents[1]
     for part in parts():
         for argument in part.command:
-            if argument.startswith(("bench/", "tests/")) and argument != "tests/cuda":
+            if argument.startswith(("bench/", "tests/")):
                 assert (root / argument).exists(), part.name
             if argument.startswith("gpu_check."):
                 assert (root / "tools" / f"{argument.replace('.', '/')}.py").exists(), part.name

@@ -105,6 +105,7 @@ struct PyramidBackwardGate {
     const GradientSlice<T> grad = gradient_slice(arguments, tile);
     const bool reduced = stage.rows.factor != 1;
     if (reduced) {
+      sync_block();
       gather_upsample_adjoint(grad, stage, tile, shared);
       sync_block();
     }

@@ -111,9 +111,12 @@ struct PyramidBackwardInput {
     if (!tile.exists) return;
     const Stage& whole = all.whole.at[0];
     RegisterTile sums = {};
+    bool in_use = false;  // shared memory, by other warps
     for (int32_t s = 0; s < problem.stages.count; ++s) {
       const Stage& stage = problem.stages.at[s];
       if (stage.rows.factor != 1) continue;
+      if (in_use) sync_block();
+      in_use = true;
       convolve_adjoint<kKernel>(arguments, stage, whole.tiling, tile,
                                 reinterpret_cast<float*>(shared_memory()), sums);
     }

@@ -93,6 +93,7 @@ DELTACONV_DEVICE void add_slices(const WeightWork& work, int32_t slices, float* 
   constexpr int kTaps = Sums::kRows * Sums::kCols;
   float* exchanged = shared + (work.task - work.first_task) * (kTaps + 1) * kLanes + lane_index();
   for (int32_t slice = 1; slice < slices; ++slice) {
+    sync_block();
     if (work.slice == slice) {
       DELTACONV_UNROLL
       for (int t = 0; t < kTaps; ++t) exchanged[t * kLanes] = sums.taps[t / Sums::kCols][t % Sums::kCols];
@@ -104,13 +105,14 @@ DELTACONV_DEVICE void add_slices(const WeightWork& work, int32_t slices, float* 
       for (int t = 0; t < kTaps; ++t) sums.taps[t / Sums::kCols][t % Sums::kCols] += exchanged[t * kLanes];
       sums.bias += exchanged[kTaps * kLanes];
     }
-    sync_block();
   }
 }
 
 template <class T, int kKernel>
 struct PyramidBackwardWeight {
-  static constexpr int kMaxThreads = cuda::kMaxThreads, kMinBlocks = 2;
+  // From K = 11 on the sums need more than 128 registers, and a tile leaves shared memory for one block
+  // alone.
+  static constexpr int kMaxThreads = cuda::kMaxThreads, kMinBlocks = kKernel >= 11 ? 1 : 2;
 
   static DELTACONV_DEVICE void run(const BackwardWeightArguments<T>& arguments) {
     const Problem<T>& problem = arguments.backward.problem;
@@ -124,15 +126,16 @@ struct PyramidBackwardWeight {
         arguments.partitions < tiles ? arguments.partitions : static_cast<int32_t>(tiles);
     TapSums<kKernel> sums;
     float* shared = reinterpret_cast<float*>(shared_memory());
-    for (int64_t i = tiles * work.partition / partitions; i < tiles * (work.partition + 1) / partitions;
-         ++i) {
+    const int64_t first = tiles * work.partition / partitions,
+                  end = tiles * (work.partition + 1) / partitions;
+    for (int64_t i = first; i < end; ++i) {
+      if (i > first) sync_block();
       const WeightTile tile = load_tile(arguments, work, tasks.K, i, shared);
       sync_block();
       if (exists) {
         add_tile(tile, tasks.rows(work.task), tasks.cols(work.task), work.kernel_rows.begin, work.slice,
                  arguments.slices, sums);
       }
-      sync_block();
     }
     add_slices(work, arguments.slices, shared, sums);
     if (exists && work.slice == 0) store(arguments, work, tasks, sums);

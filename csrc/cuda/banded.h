@@ -107,42 +107,124 @@ class BandedConvolution {
   const uint32_t* filter_;  // the pair that begins with first_tap_, in kernel row 0
 };
 
-// 8 channels of a reduced pixel in storage type, zero outside the grid. Means are rounded to T.
+// How the pixels of a plane are read: a load of 16 bytes each, such loads for each pixel of its pooling
+// window, or one value after the other where alignment or the number of channels forbids them.
+enum class Loading { kDirect, kPooled, kScalar };
+
+// Two neighbouring reduced pixels, 8 channels of each half, in storage type; zero outside the grid.
+struct PixelPair {
+  Quad of[2][2];  // [half][pixel]
+};
+
+// Where a pair is read: `channels` of the 8 exist; the second pixel is not needed at the end of a row.
 template <class T>
-DELTACONV_DEVICE Quad load_packed(const Source<T>& source, const T* from, int channels, int row, int col) {
-  if (source.vectors && channels > 0 && source.rows.factor == 1) {
-    const bool exists = 0 <= row && row < source.rows.size && 0 <= col && col < source.cols.size;
-    return exists ? load16_constant(from + row * source.row_stride + col * source.col_stride) : Quad{};
+struct PixelPlace {
+  const T* from;  // the first of the 8 channels, at pixel (0, 0)
+  int32_t channels, row, col;
+  bool second;
+
+  DELTACONV_DEVICE bool exists(const Source<T>& source, int pixel) const {
+    const int32_t at = col + pixel;
+    return channels > 0 && 0 <= row && row < source.rows.reduced && 0 <= at && at < source.cols.reduced &&
+           (pixel == 0 || second);
   }
-  float values[8];
-  load_pixel(source, from, channels, row, col, values);
-  return pack<T>(values);
+};
+
+// The means of the windows, summed row by row. The loads of two columns of all four windows are under way
+// together.
+template <class T>
+DELTACONV_DEVICE PixelPair load_means(const Source<T>& source, const PixelPlace<T>& place) {
+  constexpr int kTogether = 2;
+  float sums[2][2][8] = {}, weights[2] = {};
+  int32_t left[2] = {}, right[2] = {}, top = 0, bottom = 0, widest = 0;
+  DELTACONV_UNROLL
+  for (int n = 0; n < 2; ++n) {
+    if (!place.exists(source, n)) continue;
+    top = source.rows.window_start(place.row);
+    bottom = source.rows.window_end(place.row);
+    left[n] = source.cols.window_start(place.col + n);
+    right[n] = source.cols.window_end(place.col + n);
+    const int32_t width = right[n] - left[n];
+    weights[n] = 1.0f / (static_cast<float>(bottom - top) * static_cast<float>(width));
+    widest = width > widest ? width : widest;
+  }
+  for (int32_t y = top; y < bottom; ++y) {
+    const T* line = place.from + y * source.row_stride;
+    for (int32_t first = 0; first < widest; first += kTogether) {
+      Quad loaded[2][2][kTogether];
+      DELTACONV_UNROLL
+      for (int i = 0; i < 4 * kTogether; ++i) {
+        const int half = i / kTogether / 2, n = i / kTogether % 2, k = i % kTogether;
+        const int32_t x = left[n] + first + k;
+        loaded[half][n][k] =
+            x < right[n] ? load16_constant(line + half * source.half_stride + x * source.col_stride) : Quad{};
+      }
+      DELTACONV_UNROLL
+      for (int i = 0; i < 4 * kTogether; ++i) {
+        const int half = i / kTogether / 2, n = i / kTogether % 2;
+        float values[8];
+        unpack<T>(loaded[half][n][i % kTogether], values);
+        DELTACONV_UNROLL
+        for (int e = 0; e < 8; ++e) sums[half][n][e] += values[e];
+      }
+    }
+  }
+  PixelPair pair;
+  DELTACONV_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    DELTACONV_UNROLL
+    for (float& value : sums[i / 2][i % 2]) value *= weights[i % 2];
+    pair.of[i / 2][i % 2] = pack<T>(sums[i / 2][i % 2]);
+  }
+  return pair;
+}
+
+template <Loading kLoading, class T>
+DELTACONV_DEVICE PixelPair load_pair(const Source<T>& source, const PixelPlace<T>& place) {
+  if constexpr (kLoading == Loading::kPooled) {
+    return load_means(source, place);
+  } else {
+    PixelPair pair;
+    DELTACONV_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const int half = i / 2, n = i % 2;
+      const T* from = place.from + half * source.half_stride;
+      Quad& pixel = pair.of[half][n];
+      if constexpr (kLoading == Loading::kDirect) {
+        const int64_t at = place.row * source.row_stride + (place.col + n) * source.col_stride;
+        pixel = place.exists(source, n) ? load16_constant(from + at) : Quad{};
+      } else {
+        float values[8] = {};
+        if (place.exists(source, n)) {
+          load_pixel(source, from, place.channels, place.row, place.col + n, values);
+        }
+        pixel = pack<T>(values);
+      }
+    }
+    return pair;
+  }
 }
 
 // Global -> shared memory: the padded planes for the tile whose first result is (row, col) of the grid. The
-// whole block takes part. A thread takes two neighbouring pixels and 8 channels of both halves: four loads of
-// 16 bytes, a word for each of 16 planes.
-template <class T, class Banded>
+// whole block takes part. A thread takes a pair of pixels and writes a word to each of 16 planes.
+template <Loading kLoading, class T, class Banded>
 DELTACONV_DEVICE void load_planes(const Source<T>& source, int row, int col, int K, std::byte* planes) {
   constexpr int kWords = Banded::kPitch / 2;
   const int pair_bytes = Banded::pair_bytes(K), plane_bytes = Banded::plane_elements(K) * 2;
-  const int count = Banded::plane_rows(K) * kWords * 2;
+  const int count = Banded::plane_rows(K) * kWords * 2, needed_cols = Banded::kCols + K - 1;
   for (int i = thread_index(); i < count; i += thread_count()) {
-    const int eight = i % 2, word = i / 2;
-    const int y = row - K / 2 + Banded::plane_row(word / kWords, K), first = word % kWords * 2;
+    const int eight = i % 2, word = i / 2, first = word % kWords * 2;
+    const PixelPlace<T> place{source.data + 8 * eight,
+                              first < needed_cols ? source.channels - 8 * eight : 0,  // T is zero beyond
+                              row - K / 2 + Banded::plane_row(word / kWords, K), col - K / 2 + first,
+                              first + 1 < needed_cols};
+    const PixelPair pair = load_pair<kLoading>(source, place);
     DELTACONV_UNROLL
     for (int half = 0; half < 2; ++half) {
-      const T* from = source.data + half * source.half_stride + 8 * eight;
-      Quad pixel[2];
-      DELTACONV_UNROLL
-      for (int n = 0; n < 2; ++n) {
-        const int x = first + n < Banded::kCols + K - 1 ? col - K / 2 + first + n : -1;  // T is zero beyond
-        pixel[n] = load_packed(source, from, source.channels - 8 * eight, y, x);
-      }
       std::byte* to = planes + eight * pair_bytes + half * plane_bytes + word * 4;
       DELTACONV_UNROLL
       for (int e = 0; e < 8; ++e) {
-        const uint32_t left = pixel[0].words[e / 2], right = pixel[1].words[e / 2];
+        const uint32_t left = pair.of[half][0].words[e / 2], right = pair.of[half][1].words[e / 2];
         const uint32_t both =
             e % 2 == 0 ? (left & 0xffffu) | right << 16 : left >> 16 | (right & 0xffff0000u);
         *reinterpret_cast<uint32_t*>(to + banded_slot(e) * pair_bytes) = both;
@@ -151,19 +233,40 @@ DELTACONV_DEVICE void load_planes(const Source<T>& source, int row, int col, int
   }
 }
 
-// The filters of the block's channels. A lane is a channel, a warp takes a kernel row.
+template <class T, class Banded>
+DELTACONV_DEVICE void load_planes(const Source<T>& source, int row, int col, int K, std::byte* planes) {
+  if (!source.vectors) {
+    load_planes<Loading::kScalar, T, Banded>(source, row, col, K, planes);
+  } else if (source.rows.factor == 1) {
+    load_planes<Loading::kDirect, T, Banded>(source, row, col, K, planes);
+  } else {
+    load_planes<Loading::kPooled, T, Banded>(source, row, col, K, planes);
+  }
+}
+
+// The filters of the block's channels. A lane is a channel, a warp takes a kernel row, some taps at a time so
+// that their loads are under way together.
 template <class T, class Banded>
 DELTACONV_DEVICE void load_filters(const Source<T>& filters, int K, uint32_t* shared) {
+  constexpr int kTaps = 8;
   const int channel = lane_index() % kBandedPairs, half = lane_index() / kBandedPairs;
   const bool exists = channel < filters.channels;
   const T* from = filters.data + half * filters.half_stride + channel;
   uint32_t* to = shared + (2 * banded_slot(channel) + half) * Banded::filter_words(K);
   for (int row = warp_index(); row < K; row += thread_count() / kWarp) {
     uint32_t before = 0;
-    for (int k = 0; k <= K; ++k) {
-      const uint32_t tap = exists && k < K ? from[row * filters.row_stride + k * filters.col_stride].bits : 0;
-      to[row * (K + 1) + k] = before | tap << 16;
-      before = tap;
+    for (int first = 0; first <= K; first += kTaps) {
+      uint32_t taps[kTaps];
+      DELTACONV_UNROLL
+      for (int k = 0; k < kTaps; ++k) {
+        const T* tap = from + row * filters.row_stride + (first + k) * filters.col_stride;
+        taps[k] = exists && first + k < K ? tap->bits : 0;
+      }
+      DELTACONV_UNROLL
+      for (int k = 0; k < kTaps; ++k) {
+        if (first + k <= K) to[row * (K + 1) + first + k] = before | taps[k] << 16;
+        before = taps[k];
+      }
     }
   }
 }

@@ -64,7 +64,7 @@ DELTACONV_DEVICE WarpTile warp_tile(const Tiling& tiling) {
 
 // Adds the correlation of `source` with `filters` at the block's tile from (row, col) on to the threads'
 // register tiles; kFlip mirrors the filters, which makes it the adjoint. Shared memory holds tiling.band_rows
-// input rows at a time and the kernel rows they meet. Ends with a barrier: shared memory is free then.
+// input rows at a time and the kernel rows they meet; other warps still read it when a thread returns.
 template <int kKernel, bool kFlip, class T, class W>
 DELTACONV_DEVICE void convolve_tile(const Source<T>& source, const Source<W>& filters, const Tiling& tiling,
                                     int32_t row, int32_t col, float* shared, RegisterTile& sums) {
@@ -76,6 +76,7 @@ DELTACONV_DEVICE void convolve_tile(const Source<T>& source, const Source<W>& fi
   const bool needed = row + mine.row < source.rows.reduced && col + mine.col < source.cols.reduced;
   for (int32_t band = 0; band < all_rows; band += band_rows) {
     const int32_t rows = band + band_rows < all_rows ? band_rows : all_rows - band;
+    if (band > 0) sync_block();
     const KernelRows taps = kernel_rows(band, rows, tiling.rows, K);
     const int32_t first_weight_row = kFlip ? K - 1 - taps.last : taps.first;
     load_rows(filters, first_weight_row, 0, taps.last - taps.first + 1, K, weights);
@@ -88,7 +89,6 @@ DELTACONV_DEVICE void convolve_tile(const Source<T>& source, const Source<W>& fi
       const float* inputs = shared + (r * cols + mine.col) * kLanes + lane_index();
       add_row<kKernel, kFlip>(inputs, weights + lane_index(), band + r - mine.row, K, first_weight_row, sums);
     }
-    sync_block();
   }
 }
 

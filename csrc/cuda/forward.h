@@ -76,6 +76,7 @@ struct PyramidForward {
     const WarpTile mine = warp_tile(stage.tiling);
     const int32_t first_row = mine.row + first_pair_row();
     const int channel = lane_index() % kPairs;
+    if (stage.rows.factor != 1) sync_block();
     DELTACONV_UNROLL
     for (int i = 0; i < kTileH / 2; ++i) {
       DELTACONV_UNROLL

@@ -4,19 +4,19 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda/register_tile.h"
+
 namespace deltaconv::cuda {
 
 // Calls launch(std::integral_constant<int, K>), or with 0 where K stays a run-time value.
-template <class Launch>
+template <int kKernel = kSmallestUnrolled, class Launch>
 void with_kernel_size(int64_t K, const Launch& launch) {
-  switch (K) {
-    case 3: return launch(std::integral_constant<int, 3>());
-    case 5: return launch(std::integral_constant<int, 5>());
-    case 7: return launch(std::integral_constant<int, 7>());
-    case 9: return launch(std::integral_constant<int, 9>());
-    case 11: return launch(std::integral_constant<int, 11>());
-    case 13: return launch(std::integral_constant<int, 13>());
-    default: return launch(std::integral_constant<int, 0>());
+  if constexpr (kKernel > kLargestUnrolled) {
+    launch(std::integral_constant<int, 0>());
+  } else if (K == kKernel) {
+    launch(std::integral_constant<int, kKernel>());
+  } else {
+    with_kernel_size<kKernel + 2>(K, launch);
   }
 }
 

@@ -38,8 +38,7 @@ WeightPlan weight_plan(const PlanProblem& problem, const DeviceProperties& devic
     const Span rows = task_rows(tasks, chunk * plan.tasks_per_block, plan.tasks_per_block);
     kernel_rows = std::max(kernel_rows, rows.end - rows.begin);
   }
-  int64_t most_tiles = 0, floats = static_cast<int64_t>(plan.tasks_per_block) *
-                                   (kTapRows * std::max(K, kTapCols) + 1) * kLanes;  // to add up the slices
+  int64_t most_tiles = 0, floats = plan.slices > 1 ? slice_floats(plan.tasks_per_block, K) : 0;
   for (int32_t s = 0; s < static_cast<int32_t>(problem.factors.size()); ++s) {
     Stage stage = untiled_stage(problem, s);
     stage.tiling = weight_tiling(stage, K, kernel_rows, device.shared_per_block);

@@ -51,7 +51,9 @@ double launch_cycles(const PlanProblem& problem, const DeviceProperties& device,
   const int32_t threads = plan.grid.threads;
   const double resident =
       static_cast<double>(resident_blocks(device, threads, plan.grid.shared_bytes, kMaxRegisters));
-  const double share = static_cast<double>(plan.grid.blocks) / device.multiprocessors;
+  int64_t blocks = 0;  // of the grid's, those that have something to do
+  for (int32_t s = 0; s < plan.stages.count; ++s) blocks += blocks_of(problem, plan.stages.at[s]);
+  const double share = static_cast<double>(blocks) / device.multiprocessors;
   const double rounds = std::ceil(share) / share;  // the busiest multiprocessor's share against the mean's
   const double at_once = std::min(resident, std::ceil(share));
   const double unfilled = std::max(1.0, kWarpsThatFillIssue * kWarp / (at_once * threads));

@@ -6,8 +6,8 @@
 namespace deltaconv::cuda {
 namespace {
 
-// sizes: B, H, W, C, K; element: ElementType; gpu: compute capability (90 for 9.0), multiprocessors, bytes of shared
-// memory of a block and of a multiprocessor.
+// sizes: B, H, W, C, K; element: ElementType; gpu: compute capability (90 for 9.0), multiprocessors, bytes of
+// shared memory of a block and of a multiprocessor.
 std::string cuda_plan(std::vector<int64_t> sizes, std::vector<int64_t> factors, int64_t element,
                       std::vector<int64_t> gpu) {
   STD_TORCH_CHECK(sizes.size() == 5, "sizes: expected B, H, W, C, K, got ", sizes.size(), " numbers");

@@ -35,7 +35,13 @@ DELTACONV_ANYWHERE int64_t convolve_floats(const Tiling& tiling, int32_t K) {
 // with all columns where K is a compile-time constant, else with kTapCols at most.
 inline constexpr int kTapRows = 4, kTapCols = 4;
 
-DELTACONV_ANYWHERE bool is_unrolled(int64_t K) { return K >= 3 && K <= 13; }
+// Odd kernel sizes that are compile-time constants. The sanitizers' build has fewer, to compile in time.
+#if !defined(DELTACONV_LARGEST_UNROLLED)
+#define DELTACONV_LARGEST_UNROLLED 13
+#endif
+inline constexpr int kSmallestUnrolled = 3, kLargestUnrolled = DELTACONV_LARGEST_UNROLLED;
+
+DELTACONV_ANYWHERE bool is_unrolled(int64_t K) { return K >= kSmallestUnrolled && K <= kLargestUnrolled; }
 
 struct WeightTasks {
   int32_t K, row_groups, col_groups;
@@ -60,6 +66,11 @@ DELTACONV_ANYWHERE Span task_rows(const WeightTasks& tasks, int32_t first, int32
 DELTACONV_ANYWHERE int64_t weight_floats(const Tiling& tiling, int32_t K, int32_t kernel_rows) {
   const int64_t inputs = static_cast<int64_t>(tiling.rows + kernel_rows - 1) * (tiling.cols + K - 1);
   return (inputs + static_cast<int64_t>(tiling.rows) * tiling.cols) * kLanes;
+}
+
+// Floats of shared memory to add up the slices of `tasks` tasks: their taps, and the bias.
+DELTACONV_ANYWHERE int64_t slice_floats(int32_t tasks, int32_t K) {
+  return static_cast<int64_t>(tasks) * (kTapRows * (is_unrolled(K) ? K : kTapCols) + 1) * kLanes;
 }
 
 }  // namespace deltaconv::cuda

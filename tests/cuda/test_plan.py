@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from host_build import TYPES, device, plan_problem
+from host_build import device, plan_problem
 
 from deltaconv_kernels.cuda_plan import GPUS
 from deltaconv_kernels.reference import stage_sizes
@@ -28,7 +28,7 @@ def assert_covers(tilings, sizes):
 
 
 @pytest.mark.parametrize("gpu", GPUS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=TYPES.values())
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float16"])
 @pytest.mark.parametrize("shape", NAMED_SHAPES.values(), ids=NAMED_SHAPES)
 def test_named_shapes_fit_every_gpu(host, shape, dtype, gpu):
     (launch,) = host.forward_plan(problem_of(shape, dtype), device(gpu))

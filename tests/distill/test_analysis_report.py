@@ -122,7 +122,7 @@ def test_the_report_needs_no_other_file(profile: Profile, tmp_path: Path) -> Non
     text = write_report(profile, tmp_path / "report.html").read_text(encoding="utf-8")
     page = Page(text)
     assert page.open == []
-    assert all(load.startswith("data:image/png;base64,") for load in page.loads)
+    assert all(re.match("data:image/(png|jpeg);base64,", load) for load in page.loads)
     # of each layer three points, the mean map and the curves; of the ablation four pictures
     assert page.pictures == 5 * len(profile.layers) + 4
     assert text.count("prefers-color-scheme: dark") == 1 + len(profile.layers)

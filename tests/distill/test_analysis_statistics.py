@@ -140,6 +140,16 @@ def test_each_form_is_found(form: str) -> None:
     assert all(r2 < fit.r2 for name, r2 in fit.r2_by_form.items() if name != form)
 
 
+def test_a_bias_is_never_negative() -> None:
+    """Where the best bias would be, the amplitude is that of the least squares without one."""
+    distance = torch.arange(30, dtype=torch.float64)
+    for strength in ((1 - distance / 20).clamp(min=0) ** 4, 29 - distance):
+        fit = fit_profile(distance, strength, torch.ones(30))
+        shape = SHAPES[fit.form](distance / fit.half_width)
+        alone = (shape * strength).sum() / (shape * shape).sum()
+        assert (fit.bias, fit.amplitude) == (0, pytest.approx(alone.item()))
+
+
 def test_rising_attention_has_no_local_part() -> None:
     distance = torch.arange(20.0)
     fit = fit_profile(distance, distance, torch.ones(20))

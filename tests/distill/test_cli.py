@@ -143,6 +143,12 @@ def test_distil_resume_and_sample(model, folder, tmp_path):
             ["distill", "--train_data_dir", "FOLDER", "--kernel_size", "big"],
             "--kernel_size: expected 'auto' or an odd number",
         ),
+        (["distill"], "--cached_data_dir: expected exactly one of them, got none"),
+        (["distill", "--train_data_dir", "FOLDER", "--profile", "gone.json"], "--profile: 'gone.json' cannot be read"),
+        (["distill", "--train_data_dir", "FOLDER", "--max_aspect_ratio", "0"], "max_aspect_ratio: expected at least 1"),
+        (["distill", "--cached_data_dir", "FOLDER"], "no complete cache here: plan.json is missing"),
+        (["distill", "--train_shards", "gone.tar", "--stage1_repeats", "2"], "--stage1_repeats: expected 1"),
+        (["distill", "--train_data_dir", "FOLDER", "--report_to", "paper"], "--report_to: expected one of"),
         (
             ["distill", "--train_data_dir", "FOLDER", "--resume_from_checkpoint", "gone"],
             "gone: no such checkpoint directory",

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ import torch
 from deltaconv_distill import DeltaConvFusion
 from deltaconv_distill.analysis import Generation, Profile
 from deltaconv_distill.cli.demo import summarise
-from deltaconv_distill.demo import DemoSettings, run_demo
+from deltaconv_distill.demo import DemoSettings, run, run_demo
 from deltaconv_distill.demo.evaluate import spread
+from deltaconv_distill.demo.road import Outcome, walk
 from deltaconv_distill.demo.settings import TRAINING
 from deltaconv_distill.demo.variants import VARIANTS
 from distilling import CAPTIONS, RandomImages
@@ -43,13 +45,22 @@ class PicturedImages(RandomImages):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def first_run(tmp_path_factory) -> tuple[Path, Outcome]:
+    """The folder, and what was written into it."""
     path = tmp_path_factory.mktemp("demo") / "report"
+    outcomes = []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # conftest's fixture comes too late for one of module scope
-    run_demo(path, SETTINGS, tiny_sd(), PicturedImages())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "walk", lambda *arguments: outcomes.append(walk(*arguments)) or outcomes[0])
+        run_demo(path, SETTINGS, tiny_sd(), PicturedImages())
     torch.set_num_threads(threads)
-    return path
+    return path, outcomes[0]
+
+
+@pytest.fixture(scope="module")
+def folder(first_run) -> Path:
+    return first_run[0]
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +131,11 @@ def test_the_summary_for_a_terminal(figures):
     assert "32x32 pixels" in text
 
 
-def test_a_second_run_replaces_the_first(folder):
+def test_a_second_run_replaces_the_first(first_run, monkeypatch):
+    folder, outcome = first_run
     before = (folder / "figures.json").stat().st_ino
-    run_demo(folder, SETTINGS, tiny_sd(), PicturedImages())
+    monkeypatch.setattr(run, "walk", lambda *_: outcome)
+    run_demo(folder, SETTINGS)
     assert (folder / "figures.json").stat().st_ino != before
     assert [path.name for path in folder.parent.iterdir()] == ["report"]
 
@@ -134,10 +147,11 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path):
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
-def test_an_error_leaves_no_half_report(tmp_path, monkeypatch):
-    monkeypatch.setattr("deltaconv_distill.demo.run.write_report", lambda *_: 1 / 0)
+def test_an_error_leaves_no_half_report(first_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "walk", lambda *_: first_run[1])
+    monkeypatch.setattr(run, "write_report", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        run_demo(tmp_path / "report", SETTINGS, tiny_sd(), PicturedImages())
+        run_demo(tmp_path / "report", SETTINGS)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -160,7 +174,7 @@ class _Report(HTMLParser):
             self.unclosed.append(tag)
         for name, value in attrs:
             if name in ("src", "srcset", "href"):
-                if value.startswith("data:image/png;base64,"):
+                if value.startswith(("data:image/png;base64,", "data:image/jpeg;base64,")):
                     self.pictures += 1
                 else:
                     self.outside.append(value)

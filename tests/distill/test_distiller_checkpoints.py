@@ -2,7 +2,9 @@
 
 import errno
 import logging
+import random
 
+import numpy as np
 import pytest
 import torch
 from deltaconv_distill import DeltaConvFusion
@@ -10,9 +12,18 @@ from deltaconv_distill.distillation import CheckpointError, checkpoint
 from distilling import make_distiller
 
 
-@pytest.mark.parametrize("use_ema", [False, True], ids=["plain", "ema"])
-def test_a_resumed_run_has_the_same_bits_as_an_uninterrupted_one(tmp_path, use_ema):
-    settings = {"use_ema": use_ema, "checkpointing_steps": 3, "learning_rate": 1e-2}
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"use_ema": True},
+        {"use_ema": True, "offload_ema": True, "mixed_precision": "fp16", "gradient_accumulation_steps": 2},
+        {"lr_scheduler": "cosine_with_restarts", "lr_num_cycles": 2, "w_kd_schedule": "0:0,6:1", "snr_gamma": 5.0},
+    ],
+    ids=["plain", "ema", "fp16", "schedules"],
+)
+def test_a_resumed_run_has_the_same_bits_as_an_uninterrupted_one(tmp_path, options):
+    settings = {"checkpointing_steps": 3, "learning_rate": 1e-2, **options}
     whole = make_distiller(output_dir=str(tmp_path / "whole"), max_train_steps=7, **settings)
     expected = whole.train()
 
@@ -33,6 +44,19 @@ def test_a_resumed_run_has_the_same_bits_as_an_uninterrupted_one(tmp_path, use_e
     _assert_same_tensors(_moments(whole), _moments(resumed))
     lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 7
+
+
+def test_the_loss_scale_and_every_generator_are_restored(tmp_path):
+    settings = {"output_dir": str(tmp_path), "mixed_precision": "fp16"}
+    distiller = make_distiller(**settings)
+    distiller.train_step()
+    distiller.precision.scaler.update(1024.0)
+    distiller.save_checkpoint()
+    expected = _draws()
+    _draws()
+    resumed = make_distiller(resume_from_checkpoint="latest", **settings)
+    assert _draws() == expected
+    assert resumed.precision.scaler.get_scale() == 1024.0
 
 
 def test_the_side_car_of_a_checkpoint_is_the_trained_fusion(tmp_path):
@@ -130,6 +154,10 @@ def _damage(path, kind: str) -> None:
         (path / "manifest.json").unlink()
     else:
         (path / "manifest.json").write_text('{"step": 4, "files"')
+
+
+def _draws() -> tuple[float, float, float]:
+    return torch.rand(()).item(), np.random.rand(), random.random()  # noqa: NPY002
 
 
 def _losses(record) -> tuple:

@@ -48,7 +48,9 @@ def test_ddp_accumulates_and_resumes_to_the_same_bits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("make", [tiny_sd, tiny_sdxl, tiny_pixart], ids=["sd", "sdxl", "pixart"])
 def test_fsdp_has_the_losses_of_one_process(tmp_path: Path, make: Callable) -> None:
-    run_twice(fsdp_rank, tmp_path, {**COMMON, "gradient_checkpointing": True}, make)
+    grids = {"validation_prompts": ("sun",), "validation_steps": STEPS, "validation_inference_steps": 1}
+    run_twice(fsdp_rank, tmp_path, {**COMMON, **grids, "gradient_checkpointing": True}, make)
+    assert (tmp_path / "ranks" / "validation" / f"step-{STEPS:06}.png").is_file()
     alone = make_distiller(make(), train_batch_size=4, **COMMON)
     assert_alike(read(tmp_path / "ranks"), alone.train())
     trained = DeltaConvFusion.from_pretrained(tmp_path / "ranks" / "fusion").state_dict()
@@ -71,14 +73,15 @@ def test_accelerate_launch_deals_shards_out(tmp_path: Path) -> None:
     tiny_sd().save_pretrained(tmp_path / "model")
     for shard in range(3):
         write_shard(tmp_path / f"{shard}.tar", {f"{shard}-{index}": picture(4 * shard + index) for index in range(4)})
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    # --multi_gpu starts many processes; the variable below keeps each of them on the CPU
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     launch += ["--main_process_port", "0", "--mixed_precision", "bf16", "--dynamo_backend", "no"]
     command = [
         "-m", "deltaconv_distill.cli", "distill", "--pretrained_teacher_model", str(tmp_path / "model"),
         "--train_shards", f"{tmp_path}/{{0..2}}.tar", "--resolution", "16", "--kernel_size", "3",
         "--train_batch_size", "2", "--max_train_steps", "2", "--output_dir", str(tmp_path / "run"),
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     result = subprocess.run([sys.executable, *launch, *command], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("fusion: ") == 1

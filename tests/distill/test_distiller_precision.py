@@ -2,6 +2,8 @@
 
 import builtins
 import math
+import sys
+import types
 
 import pytest
 import torch
@@ -89,6 +91,20 @@ def test_eight_bit_adam_without_bitsandbytes_is_an_error(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(ValueError, match="use_8bit_adam: needs bitsandbytes: pip install bitsandbytes"):
         make_distiller(use_8bit_adam=True)
+
+
+def test_eight_bit_adam_gets_the_settings(monkeypatch):
+    class AdamW8bit(torch.optim.AdamW):
+        """Stands in for bitsandbytes' optimizer, which takes the same arguments."""
+
+    package, optimizers = types.ModuleType("bitsandbytes"), types.ModuleType("bitsandbytes.optim")
+    optimizers.AdamW8bit = AdamW8bit
+    monkeypatch.setitem(sys.modules, "bitsandbytes", package)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", optimizers)
+    distiller = make_distiller(use_8bit_adam=True, adam_beta2=0.9, max_train_steps=1)
+    assert isinstance(distiller.optimizer.optimizer, AdamW8bit)
+    assert distiller.optimizer.param_groups[0]["betas"] == (0.9, 0.9)
+    assert not distiller.train_step().skipped
 
 
 @pytest.mark.parametrize("offload", [False, True])

@@ -79,6 +79,23 @@ def test_a_resumed_stream_goes_on_with_the_same_batches(shards, workers, interru
         assert_same_batch(resumed.batch(2 * index), expected[index])
 
 
+def test_shards_in_buckets_make_batches_of_one_size_and_resume(tmp_path, encoder):
+    for shard in range(2):
+        sizes = [(16, 16), (8, 24), (16, 16), (8, 24), (8, 24)]
+        pictures = {f"{shard}-{index}": picture(index, *size) for index, size in enumerate(sizes)}
+        write_shard(tmp_path / f"{shard}.tar", pictures)
+    images = ShardedImages(f"{tmp_path}/{{0..1}}.tar", Framer(16, max_aspect_ratio=4, step=8), encoder)
+    whole, cut, resumed = (make_stream(images, 0) for _ in range(3))
+    expected = [whole.batch(2 * index) for index in range(6)]  # an epoch: three batches of each shard
+    shapes = Counter(tuple(batch.latents.shape[2:]) for batch in expected)
+    assert shapes == {(8, 8): 2, (4, 12): 4}
+    for index in range(2):
+        cut.batch(2 * index)
+    resumed.load_state(cut.state())
+    for index in range(2, 6):
+        assert_same_batch(resumed.batch(2 * index), expected[index])
+
+
 def test_two_processes_share_no_sample_also_after_a_resume(shards):
     epoch = []
     for process, batches in enumerate((6, 4)):  # three shards of two batches to one process, two to the other
@@ -204,8 +221,8 @@ def assert_same_batch(actual, expected) -> None:
         assert torch.equal(actual.conditioning[name], value)
 
 
-def picture(seed: int) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), np.uint8)
+def picture(seed: int, height: int = 16, width: int = 16) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="PNG")
     return file.getvalue()

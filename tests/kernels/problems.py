@@ -105,4 +105,6 @@ def problems(draw: st.DrawFn) -> Case:
         for name, choices in layouts.items()
         if (value := getattr(case, name)) is not None
     }
-    return replace(case, gate_scale=draw(st.floats(0.1, 20)), **tensors)
+    # A steeper sigmoid multiplies the rounding errors of float32 beyond the budget, whatever the method.
+    gate_scale = draw(st.floats(0.1, 20 if case.gate == "scaled" else 8))
+    return replace(case, gate_scale=gate_scale, **tensors)

@@ -1,6 +1,7 @@
 """Every backend against the float64 reference, forward and every gradient, over the operator's grid."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -37,6 +38,13 @@ def test_every_kernel_size(backend, kernel_size):
 def test_gates_bias_and_residual(backend, dtype, gate, bias, residual):
     shape = Shape(2, 9, 14, 36, 5, (1, 2, 3))
     assert_matches_oracle(make_case(shape, dtype, gate=gate, bias=bias, residual=residual))
+
+
+@pytest.mark.parametrize("kernel_size", [7, 9, 13, 17, 21, 31])
+def test_a_steep_sigmoid(backend, kernel_size):
+    """The gate multiplies the convolution's rounding errors by its scale: a fast method must not use up the budget."""
+    case = make_case(Shape(1, 14, 30, 4, kernel_size, (1,)), gate="sigmoid")
+    assert_matches_oracle(replace(case, gate_scale=8.0))
 
 
 def test_empty_batch(backend):

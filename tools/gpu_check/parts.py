@@ -46,7 +46,7 @@ def parts() -> list[Part]:
     return [
         Part("ceilings", 60, script("ceilings")),
         Part("build", 300, (sys.executable, "setup.py", "build_ext", "--inplace"), ("cmake", "ninja")),
-        Part("cuda-tests", 180, (*PYTEST_RECORDED, "tests/cuda"), ("gpu", "python:pytest")),
+        backend_tests("cuda", "tests/cuda/test_cuda_gpu.py"),
         Part("triton-compile", 240, script("precompile"), ("gpu", "python:triton")),
         Part(
             "operator",
@@ -56,7 +56,7 @@ def parts() -> list[Part]:
         ),
         Part("block", 90, (*PYTEST, "bench/test_gpu.py", "-k", "block"), ("gpu", "python:pytest_benchmark")),
         *(denoising(model) for model in ("sd15", "sdxl", "pixart-sigma")),
-        Part("triton-tests", 240, (*PYTEST_RECORDED, "tests/kernels/test_triton_gpu.py"), ("gpu", "python:pytest")),
+        backend_tests("triton"),
         *(sanitizer(tool, backend) for backend in ("cuda", "triton") for tool in ("memcheck", "racecheck")),
         *(profile(backend) for backend in ("cuda", "triton")),
         Part("kernel-tests", 240, (*PYTEST_RECORDED, "tests/kernels"), ("python:pytest",)),
@@ -64,6 +64,13 @@ def parts() -> list[Part]:
         Part("triton-tune", 420, script("tune"), ("gpu", "python:triton")),
         Part("host", 60, (*PYTEST, "bench/test_gpu.py", "-k", "host"), ("gpu", "python:pytest_benchmark")),
     ]
+
+
+def backend_tests(backend: str, *others: str) -> Part:
+    """The operator's grid on the device; `others` are files of tests for this backend alone."""
+    selected = "cuda and not triton" if backend == "cuda" else backend  # one test is of CUDA graphs, with either
+    command = (*PYTEST_RECORDED, "tests/kernels/test_gpu_backends.py", *others, "-k", selected)
+    return Part(f"{backend}-tests", 240, command, ("gpu", "python:pytest"))
 
 
 def denoising(model: str) -> Part:

@@ -48,6 +48,8 @@ void release(void*) {}
 struct Barrier {
   int arrived = 0;
   int64_t generation = 0;
+  char clocks[2] = {};  // addresses that stand for every other generation in ThreadSanitizer's clocks: who is
+                        // still to leave one must not learn of who has already arrived at the next
 };
 
 struct Fiber {
@@ -144,7 +146,8 @@ void fiber_main() {
   acquire(&block_start);
   entry(entry_arguments);
   if (!thread->pending.empty() || !thread->uncommitted.empty()) fail("async copies in flight at the end");
-  statistics.barriers_per_block = std::max(statistics.barriers_per_block, thread->barriers);
+  int64_t& barriers = statistics.barriers.back();
+  barriers = std::max(barriers, thread->barriers);
   release(&block_end);
   running->finished = true;
   if (--unfinished == 0) {
@@ -197,17 +200,23 @@ void run_block(const Grid& grid, int64_t index) {
   acquire(&block_end);
 }
 
+bool drops_in_this_launch() {
+  return options.dropped_launch < 0 ||
+         options.dropped_launch == static_cast<int64_t>(statistics.barriers.size()) - 1;
+}
+
 }  // namespace
 
 void wait_for_block() {
-  if (thread->barriers++ == options.dropped_barrier) return;
-  release(&block_barrier);
+  if (thread->barriers++ == options.dropped_barrier && drops_in_this_launch()) return;
+  char* clock = &block_barrier.clocks[block_barrier.generation % 2];
+  release(clock);
   if (++block_barrier.arrived == block.threads) {
     pass(block_barrier);
   } else {
     wait(block_barrier);
   }
-  acquire(&block_barrier);
+  acquire(clock);
 }
 
 bool arrive_last_in_warp() {
@@ -220,10 +229,11 @@ bool arrive_last_in_warp() {
 void release_warp() { pass(warps[thread->index / kWarp].barrier); }
 
 void wait_for_warp() {
-  Warp& warp = warps[thread->index / kWarp];
-  release(&warp.barrier);
+  Barrier& barrier = warps[thread->index / kWarp].barrier;
+  char* clock = &barrier.clocks[barrier.generation % 2];
+  release(clock);
   if (arrive_last_in_warp()) release_warp();
-  acquire(&warp.barrier);
+  acquire(clock);
 }
 
 std::byte* warp_slots() {
@@ -234,14 +244,12 @@ std::byte* warp_slots() {
 void run_grid(const Grid& grid, void (*kernel)(const void*), const void* arguments) {
   if (grid.threads % kWarp != 0) fail("a block of incomplete warps");
   entry = kernel;
+  statistics.barriers.push_back(0);
   entry_arguments = arguments;
 #if defined(DELTACONV_TSAN)
   main_fiber.tsan = __tsan_get_current_fiber();
 #endif
   for (int64_t i = 0; i < grid.blocks; ++i) run_block(grid, options.descending ? grid.blocks - 1 - i : i);
-  ++statistics.launches;
-  statistics.blocks += grid.blocks;
-  statistics.shared_bytes = std::max(statistics.shared_bytes, grid.shared_bytes);
 }
 
 #if defined(DELTACONV_TSAN)

@@ -51,15 +51,15 @@ extern Thread* thread;
 extern RunningBlock block;
 
 struct Options {
-  int64_t dropped_barrier = -1;  // the n-th sync_block() of every thread does nothing: a test of the tests
+  int64_t dropped_barrier = -1;  // this sync_block() of every thread does nothing: a test of the tests
+  int64_t dropped_launch = -1;   // in this launch alone; -1: in all
   bool descending = false;       // blocks in descending order: their order must not matter
 };
 extern Options options;
 
 // Across all launches of the process.
 struct Statistics {
-  int64_t launches = 0, blocks = 0, barriers_per_block = 0;  // the most that a block reached
-  int64_t shared_bytes = 0;                                  // the most that a block had
+  std::vector<int64_t> barriers;  // of each launch: the most that a block reached
 };
 extern Statistics statistics;
 

@@ -92,7 +92,9 @@ PYBIND11_MODULE(deltaconv_cuda_host, m) {
   m.def(
       "set_block_order", [](bool descending) { host::options.descending = descending; },
       py::arg("descending"));
-  m.def("launches", [] { return host::statistics.launches; }, "How many kernels this process has launched.");
+  m.def(
+      "launches", [] { return host::statistics.barriers.size(); },
+      "How many kernels this process has launched.");
 
   m.def("multiply_fragments", &multiply_fragments, py::arg("type"), py::arg("a"), py::arg("b"),
         py::arg("addend"), py::arg("result"), py::arg("columns"), py::arg("transposed"));

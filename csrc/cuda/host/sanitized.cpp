@@ -1,11 +1,12 @@
 // Runs the forward and the backward pass of one problem once on the host build: what AddressSanitizer and
 // ThreadSanitizer watch. Fails if an output or gradient is not finite.
 //
-//   sanitized B H W C K factor,factor,… type(0 float32, 1 float16, 2 bfloat16) gate residual shared_per_block
-//   [dropped barrier]
+//   sanitized B H W C K factor,factor,... type(0 float32, 1 float16, 2 bfloat16) gate residual
+//   shared_per_block
+//             [launch barrier]
 //
-// Prints how many barriers the longest kernel has. With a number at the end every thread's barrier of that
-// number does nothing, which a sanitizer must notice.
+// Prints how many barriers each launch has. With two more numbers that barrier of every thread of that launch
+// does nothing, which ThreadSanitizer must notice.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -85,8 +86,8 @@ std::vector<int64_t> split(const std::string& list) {
 
 int main(int count, char** arguments) {
   using namespace deltaconv::cuda;
-  if (count != 11 && count != 12) {
-    std::fprintf(stderr, "expected 10 or 11 arguments, got %d: see the head of sanitized.cpp\n", count - 1);
+  if (count != 11 && count != 13) {
+    std::fprintf(stderr, "expected 10 or 12 arguments, got %d: see the head of sanitized.cpp\n", count - 1);
     return 2;
   }
   const auto number = [&](int i) { return std::stoll(arguments[i]); };
@@ -98,11 +99,17 @@ int main(int count, char** arguments) {
   problem.gate = static_cast<int>(number(8));
   problem.gate_scale = 1.5;
   problem.device = {90, 132, number(10), 2 * number(10)};
-  if (count == 12) host::options.dropped_barrier = number(11);
+  if (count == 13) {
+    host::options.dropped_launch = number(11);
+    host::options.dropped_barrier = number(12);
+  }
   bool finite = false;
   with_type(problem.plan.type,
             [&](auto element) { finite = run<decltype(element)>(problem, number(9) != 0); });
-  std::printf("barriers %lld\n", static_cast<long long>(host::statistics.barriers_per_block));
+  std::printf("barriers");
+  for (const int64_t barriers : host::statistics.barriers)
+    std::printf(" %lld", static_cast<long long>(barriers));
+  std::printf("\n");
   if (!finite) std::fprintf(stderr, "a result is not finite\n");
   return finite ? 0 : 1;
 }

@@ -1,7 +1,8 @@
 """What is lost, without training, when self-attention sees a window and the mean alone.
 
 The paper's neighbourhood-attention check (arXiv 2504.21292). Weights inside the window stay those of the full
-attention, so what is lost bounds what a convolution of that size, whose weights do not depend on content, can keep.
+attention: that bounds what copying it into kernels of this size can keep. It is no bound on distilled blocks, which
+make up for each other and need not imitate each layer by itself.
 """
 
 from __future__ import annotations

@@ -111,5 +111,6 @@ class _AttentionHook:
         tokens, (height, width) = hidden_states.shape[1], self.tap.grid
         if tokens != height * width:
             raise ValueError(f"{self.site.name}: expected {height} x {width} tokens, got {tokens}: are tokens merged?")
-        with torch.no_grad():
+        # sums outlive a pipeline's inference mode, whose tensors could neither be added to later nor have gradients
+        with torch.inference_mode(False), torch.no_grad():
             return self.watch(Call(self.site.name, attention, self.tap.grid, hidden_states, output))

@@ -37,7 +37,7 @@ def heat_map(example: Example, layer: str, point: int, kernel_size: int, grid: t
     _outline(shown, (row + 0.5, column + 0.5), kernel_size, (size[1] / grid[0], size[0] / grid[1]))
     times = cells.max().item() * height * width
     return (
-        f"<figure>{picture(shown, f'Where a point of {layer} looks')}"
+        f"<figure>{picture(shown, f'Where a point of {layer} looks', exact=False)}"
         f"<figcaption>at most {times:.3g}× an equal share</figcaption></figure>"
     )
 

@@ -37,16 +37,15 @@ def gradient_field(attention: Attention, hidden_states: Tensor, queries: Tensor,
         queries: M indices of tokens.
         directions: [R, C].
     """
-    # pipelines may run in inference mode, whose tensors autograd refuses to save
-    with torch.inference_mode(False), torch.enable_grad():
-        inputs, queries = hidden_states.detach().clone().requires_grad_(), queries.clone()
+    with torch.enable_grad():
+        inputs = hidden_states.detach().clone().requires_grad_()
         projected = project(attention, inputs)
         scores = projected.query[:, :, queries] @ projected.key.transpose(-1, -2) * projected.scale
         outputs = project_out(attention, scores.softmax(-1) @ projected.value, hidden_states.dtype)  # [B, M, C]
         rows = []
         for index in range(len(queries)):
             squares = torch.zeros(hidden_states.shape[:2], device=inputs.device)
-            for direction in directions.clone().to(outputs):
+            for direction in directions.to(outputs):
                 (gradient,) = torch.autograd.grad((outputs[:, index] * direction).sum(), inputs, retain_graph=True)
                 squares += gradient.float().square().sum(-1)
             rows.append((squares / len(directions)).sqrt())

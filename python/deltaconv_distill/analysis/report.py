@@ -102,9 +102,9 @@ def _ablation(ablation: Ablation) -> str:
         figures.append(f"<figure>{image}<figcaption><b>{title}</b><br>{note}</figcaption></figure>")
     return (
         "<h2>Windows in the place of self-attention, without training</h2>"
-        f"<p>Every layer sees only a K×K window ({ablation.kind}), with K from the table below. What remains bounds "
-        "what convolutions of these sizes can keep, for their weights do not depend on what is in the picture. Same "
-        "prompt and noise; percentages are squared changes of the predicted noise.</p>"
+        f"<p>Every layer sees only a K×K window ({ablation.kind}), with K from the table below. It is what is "
+        "lost before anything is learned; distilled blocks make up for each other and can do better. Same prompt and "
+        "noise; percentages are squared changes of the predicted noise.</p>"
         f'<div class="looks">{"".join(figures)}</div>'
     )
 

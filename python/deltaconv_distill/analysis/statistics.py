@@ -44,9 +44,8 @@ def radial_profile(relative: Tensor, pairs: Tensor, grid: Grid) -> Radial:
     return Radial(distance, gather(relative) / number.clamp(min=1), number)
 
 
-def sum_by_window(values: Tensor, grid: Grid, sizes: list[int] | None = None) -> Tensor:
-    """Sums of values [..., 2H - 1, 2W - 1] over the K x K windows: [..., sizes]; all sizes unless given."""
-    sizes = sizes or window_sizes(grid, 2 * max(grid))
+def sum_by_window(values: Tensor, grid: Grid, sizes: list[int]) -> Tensor:
+    """Sums of values [..., 2H - 1, 2W - 1] over the K x K windows of these sizes: [..., sizes]."""
     steps = (window_reach(grid).flatten() - 1) // 2
     by_step = values.new_zeros(*values.shape[:-2], max(grid)).index_add(-1, steps, values.flatten(-2))
     return by_step.cumsum(-1)[..., [(size - 1) // 2 for size in sizes]]

@@ -18,6 +18,7 @@ from .data import Examples
 from .external_metrics import clip_score, dino_distance, inception_distance
 from .stream import Batch, ExampleStream
 from .task import DenoisingTask
+from .validation import size_options
 
 # The training stream has the run's own seed; this offset keeps the noises apart from every one of its draws.
 HELD_SEED_OFFSET = 1_000_003
@@ -186,6 +187,7 @@ def _generate(pipe: Any, prompts: Sequence[str], context: Any, settings: Evaluat
                 height=settings.height,
                 width=settings.width,
                 output_type="np",
+                **size_options(pipe),
             ).images
             batches.append((images * 255).round().astype(np.uint8))
     return np.concatenate(batches)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,25 +39,27 @@ def inception_distance(images: np.ndarray, real: np.ndarray, weights: str) -> fl
     return float(metric.compute())
 
 
+@torch.no_grad()
 def clip_score(images: np.ndarray, prompts: Sequence[str], model: str) -> float:
-    """100 times the mean cosine between CLIP's embeddings of [N, H, W, 3] uint8 images and of their prompts.
+    """100 times the mean cosine of CLIP's embeddings (Hessel et al., arXiv 2104.08718) of images and their prompts.
 
     Args:
+        images: [N, H, W, 3] uint8; prompts: N texts, cut to the model's length.
         model: a folder with a transformers CLIP model and its processor.
 
     Raises:
-        ValueError: no such folder, or torchmetrics is not installed.
+        ValueError: no such folder, or one without such a model.
     """
-    _require_path("clip_model", model)
-    try:
-        from torchmetrics.multimodal import CLIPScore
-    except ImportError as error:
-        raise ValueError(f"clip_model: CLIP score needs pip install torchmetrics ({error})") from error
-    metric = CLIPScore(model_name_or_path=model)
+    from transformers import CLIPModel, CLIPProcessor
+
+    network, processor = _load("clip_model", model, CLIPModel, CLIPProcessor)
+    cosines = []
     for start in range(0, len(prompts), BATCH):
-        part = _channels_first(images[start : start + BATCH])
-        metric.update(list(part), list(prompts[start : start + BATCH]))
-    return float(metric.compute())
+        part = slice(start, start + BATCH)
+        options = {"return_tensors": "pt", "padding": True, "truncation": True}
+        outputs = network(**processor(text=list(prompts[part]), images=list(images[part]), **options))
+        cosines.append(torch.cosine_similarity(outputs.image_embeds, outputs.text_embeds))
+    return float(100 * torch.cat(cosines).mean())
 
 
 @torch.no_grad()
@@ -71,12 +74,7 @@ def dino_distance(images: np.ndarray, real: np.ndarray, model: str) -> float:
     """
     from transformers import AutoImageProcessor, Dinov2Model
 
-    _require_path("dino_model", model)
-    try:
-        network = Dinov2Model.from_pretrained(model).eval()
-        processor = AutoImageProcessor.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"dino_model: {model!r} cannot be loaded ({error})") from error
+    network, processor = _load("dino_model", model, Dinov2Model, AutoImageProcessor)
 
     def features(batch: np.ndarray) -> torch.Tensor:
         parts = [list(batch[start : start + BATCH]) for start in range(0, len(batch), BATCH)]
@@ -84,6 +82,14 @@ def dino_distance(images: np.ndarray, real: np.ndarray, model: str) -> float:
         return torch.cat([network(part).last_hidden_state[:, 0] for part in pixels])
 
     return frechet_distance(features(images), features(real))
+
+
+def _load(name: str, path: str, model: Any, processor: Any) -> tuple[Any, Any]:
+    _require_path(name, path)
+    try:
+        return model.from_pretrained(path).eval(), processor.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name}: {path!r} cannot be loaded ({error})") from error
 
 
 def _require_path(name: str, path: str) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from ..atomic import atomic_file
 from ..conversion import DeltaConvFusion
 from .config import DistillConfig
+from .encoding import PIXART
 
 VALIDATION_FOLDER = "validation"
 
@@ -36,11 +37,17 @@ def draw_pair(pipe: Any, fusion: DeltaConvFusion, config: DistillConfig) -> tupl
                     generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                     height=side,
                     width=side,
+                    **size_options(pipe),
                 ).images
             )
     pipe.set_progress_bar_config(**shown)
     teacher, student = images
     return teacher, student
+
+
+def size_options(pipe: Any) -> dict[str, bool]:
+    """Options of a pipeline's call that keep it to the size it is asked for; PixArt's would take a bin near it."""
+    return {"use_resolution_binning": False} if isinstance(pipe, PIXART) else {}
 
 
 def save_grid(teacher: list[Image.Image], student: list[Image.Image], folder: Path, step: int) -> Path:

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline
 from PIL import ImageOps
 from PIL.Image import Image, Resampling
 
@@ -19,6 +19,7 @@ from .image_to_image import PIXART, WITH_SIBLING, refine
 from .plan import Plan, plan_generation
 
 logger = logging.getLogger(__name__)
+SMALLEST_TILE = 512  # pixels: a small autoencoder's own tiles would show their seams
 
 
 def generate_high_resolution(
@@ -89,10 +90,22 @@ def generate_high_resolution(
 def _sparing_memory(pipe: DiffusionPipeline, plan: Plan) -> Iterator[None]:
     with ExitStack() as stack:
         if plan.tiled:
-            for name in ("use_tiling", "use_slicing"):
-                stack.callback(setattr, pipe.vae, name, getattr(pipe.vae, name))
-            pipe.vae.enable_tiling()
-            pipe.vae.enable_slicing()
+            stack.enter_context(_tiled(pipe.vae, pipe.vae_scale_factor))
         if not plan.batch_guidance:
             stack.enter_context(calls_of_one_sample(denoiser_of(pipe)))
         yield
+
+
+@contextmanager
+def _tiled(vae: AutoencoderKL, scale: int) -> Iterator[None]:
+    """The autoencoder works on one tile of one image at a time; `scale` is how many pixels a latent one has."""
+    names = ("use_tiling", "use_slicing", "tile_sample_min_size", "tile_latent_min_size")
+    before = {name: getattr(vae, name) for name in names}
+    side = max(vae.tile_sample_min_size, SMALLEST_TILE)
+    vae.enable_tiling()
+    vae.enable_slicing()
+    vae.tile_sample_min_size, vae.tile_latent_min_size = side, side // scale
+    try:
+        yield
+    finally:
+        vars(vae).update(before)

@@ -88,6 +88,7 @@ def denoise_from(
     timesteps = scheduler.timesteps[-steps * scheduler.order :]
     noise = randn_tensor(latents.shape, generator, latents.device, latents.dtype)
     noised = scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(latents)))
+    scheduler.set_timesteps(timesteps=timesteps.tolist(), device=latents.device)  # as the pipeline will
     height, width = (side * pipe.vae_scale_factor for side in latents.shape[-2:])
     return pipe(
         prompt,

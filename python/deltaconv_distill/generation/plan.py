@@ -13,7 +13,7 @@ from .memory import denoiser_memory, free_memory
 LARGEST_DIRECT = 1.5  # times the training size, as the square root of the area: generated in one go up to here
 PIPELINE_MULTIPLE = 8  # what all pipelines of diffusers ask of a height and a width, in pixels
 SHARE_OF_FREE_MEMORY = 0.8  # the estimate leaves out the workspaces of kernels and gaps in the allocator's memory
-TILING_FROM = 2  # times the side of a tile of the autoencoder
+LARGEST_UNTILED = 1024  # pixels of the longer side: where tiles meet, a trained eye may see it
 
 Size = tuple[int, int]  # height, width
 
@@ -75,8 +75,7 @@ def plan_generation(
     memory = None
     if batch_guidance is None:
         batch_guidance, memory = _fit_guidance(pipe, sizes, images) if guidance and len(sizes) > 1 else (True, None)
-    tile = pipe.vae.tile_sample_min_size
-    return Plan(sizes, max(height, width) > TILING_FROM * tile, batch_guidance, memory)
+    return Plan(sizes, max(height, width) > LARGEST_UNTILED, batch_guidance, memory)
 
 
 def readable_bytes(count: int) -> str:

@@ -1,4 +1,6 @@
-"""The triton backend on a GPU: the operator's grid, tracing, graphs, and tensors beyond 32 bits."""
+"""The backends that need a GPU, on one: the operator's grid, tracing, graphs, and tensors beyond 32 bits."""
+
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,12 +17,6 @@ from deltaconv_kernels.testing import (
     run_with_gradients,
 )
 
-_STATUS = dk.backends()["triton"]
-pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason=f"triton cannot run: {_STATUS.reason}"),
-    pytest.mark.skipif(not _STATUS.available, reason=f"triton cannot run: {_STATUS.reason}"),
-]
-
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SIZES = [
     Shape(1, 1, 1, 2, 1, (1,)),
@@ -34,9 +30,12 @@ SIZES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def triton_in_use():
-    with dk.use_backend("triton"), poisoned_outputs():
+@pytest.fixture(params=["cuda", "triton"], autouse=True)
+def backend_in_use(request: pytest.FixtureRequest) -> Iterator[None]:
+    status = dk.backends()[request.param]
+    if not torch.cuda.is_available() or not status.available:
+        pytest.skip(f"{request.param} cannot run: {status.reason or 'no GPU that this torch can use'}")
+    with dk.use_backend(request.param), poisoned_outputs():
         yield
 
 
