@@ -79,6 +79,15 @@ def test_the_card_tells_what_was_trained_and_how(tmp_path):
     assert "| optimizer steps | 4, of which 0 were skipped" in (tmp_path / "fusion" / "README.md").read_text()
 
 
+def test_the_card_of_a_local_teacher_names_no_path(tmp_path):
+    pipe = tiny_sd()
+    pipe.register_to_config(_name_or_path=tmp_path)
+    make_distiller(pipe, output_dir=str(tmp_path / "run"), max_train_steps=1).train()
+    _, head, text = (tmp_path / "run" / "fusion" / "README.md").read_text().split("---\n", 2)
+    assert "base_model" not in yaml.safe_load(head)
+    assert str(tmp_path) not in text
+
+
 def test_agreement_is_perfect_for_the_teacher_and_known_for_zeros():
     distiller = make_distiller()
     pipe, fusion = distiller.pipe, distiller.fusion

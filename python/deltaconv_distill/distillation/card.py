@@ -28,7 +28,7 @@ convolutions ([ΔConvFusion](https://arxiv.org/abs/2504.21292)); everything else
 from deltaconv_distill import DeltaConvFusion
 from diffusers import DiffusionPipeline
 
-pipe = DiffusionPipeline.from_pretrained("{teacher}")
+pipe = DiffusionPipeline.from_pretrained("{source}")
 DeltaConvFusion.from_pretrained("path/to/this/folder").attach(pipe)
 ```
 
@@ -59,15 +59,22 @@ def write_card(
     teacher: str | None,
     global_batch: int,
 ) -> Path:
-    """Write the card beside the side-car in `folder`, with metadata as the hub reads them."""
+    """Write the card beside the side-car in `folder`, with metadata as the hub reads them.
+
+    Args:
+        teacher: the hub id or folder of the teacher's pipeline.
+        global_batch: examples in an optimizer step, over all processes.
+    """
     from huggingface_hub import ModelCardData
 
-    name = teacher or "an unnamed teacher"
+    hub_id = None if teacher is None or Path(teacher).exists() else teacher  # a folder's name means nothing elsewhere
+    name = hub_id or (Path(teacher).name if teacher else "an unnamed teacher")
     metadata = ModelCardData(
-        library_name="diffusers", pipeline_tag="text-to-image", base_model=teacher, tags=["deltaconv", "distillation"]
+        library_name="diffusers", pipeline_tag="text-to-image", base_model=hub_id, tags=["deltaconv", "distillation"]
     )
     text = TEMPLATE.format(
         teacher=name,
+        source=hub_id or "path/to/the/teacher",
         denoiser=fusion.config.denoiser,
         layers=len(fusion.config.layers),
         parameters=sum(parameter.numel() for parameter in fusion.parameters()),

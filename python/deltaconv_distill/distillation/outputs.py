@@ -59,7 +59,8 @@ class Outputs:
                 folder = distiller.output_dir / FUSION_FOLDER
                 fusion.save_pretrained(folder)
                 teacher = getattr(distiller.pipe.config, "_name_or_path", None)
-                write_card(folder, fusion, distiller.config, self.log.records, teacher, distiller.global_batch_size)
+                name = str(teacher) if teacher else None
+                write_card(folder, fusion, distiller.config, self.log.records, name, distiller.global_batch_size)
         self._tracker.finish()
 
     @contextmanager
