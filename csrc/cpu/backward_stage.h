@@ -74,7 +74,7 @@ void BackwardStage<T>::plan_memory(const BackwardTask& task, int64_t index, Rang
   next_pooled = pooled_rows.begin;
   gradient = arena.take<A>(length(convolution.cols) * V);
   combined = arena.take<A>(full ? 0 : length(inputs_of(plan.upsample_adjoint_cols, convolution.cols)) * V);
-  slope.plan_memory(arena, K(), plan.h, planes, length(pooled_cols), kRows - 1);
+  slope.plan_memory(arena, tiling.scheme, K(), plan.h, planes, length(pooled_cols), kRows - 1);
   slope_begin = smaller(convolution.cols.begin, pooled_cols.begin - pad);
   slope_width = larger(pooled_cols.begin - pad + slope.tiling.input_width(),
                        convolution.cols.begin + tiling.tiles * tiling.scheme.tile) -

@@ -31,7 +31,7 @@ struct Convolution {
 
   // Lays out scratch memory; writes none of it.
   DELTACONV_INLINE void plan_memory(Arena& arena) {
-    input.plan_memory(arena, K(), plan->h, block.planes(), length(cols), 0);
+    input.plan_memory(arena, scheme_of(*problem), K(), plan->h, block.planes(), length(cols), 0);
     weights = arena.take<A>(block.planes() * input.filter_size() * V);
     bias = arena.take<A>(block.planes() * V);
     const bool resamples = plan->factor != 1 && !plan->divides;

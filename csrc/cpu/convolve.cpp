@@ -168,10 +168,12 @@ void convolve(const Scheme& scheme, int64_t K, const Rows<float>& rows, int64_t 
     case 105: return run(convolve_count<1, 5, float>);
     case 402: return run(convolve_count<4, 2, float>);
     case 403: return run(convolve_count<4, 3, float>);
+    case 404: return run(convolve_count<4, 4, float>);
+    case 405: return run(convolve_count<4, 5, float>);
     case 502: return run(convolve_count<5, 2, float>);
-    case 503: return run(convolve_count<5, 3, float>);
-    case 504: return run(convolve_count<5, 4, float>);
-    default: return run(convolve_count<5, 0, float>);
+    default:
+      if (scheme.tile == 1) return run(convolve_count<1, 0, float>);
+      return run(convolve_count<4, 0, float>);
   }
 }
 

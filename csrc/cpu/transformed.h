@@ -18,9 +18,7 @@ struct Tiling {
   DELTACONV_INLINE int64_t input_width() const { return (input_tiles() + 1) * scheme.tile - 1; }
 };
 
-template <class A>
-DELTACONV_INLINE Tiling tiling_of(int64_t K, int64_t cols) {
-  const Scheme scheme = scheme_of<A>(K);
+DELTACONV_INLINE Tiling tiling_of(const Scheme& scheme, int64_t cols) {
   const int64_t tiles = (cols + scheme.tile - 1) / scheme.tile;
   return {scheme, tiles, larger(tiles, kMinTiles) + scheme.chunks - 1};
 }
@@ -32,7 +30,7 @@ DELTACONV_NOINLINE void pack_weights(const Problem<T>& problem, const Block<Accu
   using A = Accumulator<T>;
   constexpr int V = kLanes<A>;
   const int64_t K = problem.sizes.K, C = problem.sizes.C;
-  const Scheme scheme = scheme_of<A>(K);
+  const Scheme scheme = scheme_of(problem);
   A row[kMaxPaddedK * V] = {};  // a kernel row, zeros up to whole chunks
   for (int64_t plane = 0; plane < block.planes(); ++plane) {
     const T* from = problem.weight + stage * K * K * C + block.channel(plane);
@@ -71,11 +69,11 @@ struct TransformedRows {
   Ring<A> ring;
 
   // rows_ahead: how many rows may be put before the last that a convolution needs is used.
-  DELTACONV_INLINE void plan_memory(Arena& arena, int64_t kernel, int64_t grid_height, int64_t planes,
-                                    int64_t cols, int64_t rows_ahead) {
+  DELTACONV_INLINE void plan_memory(Arena& arena, const Scheme& scheme, int64_t kernel, int64_t grid_height,
+                                    int64_t planes, int64_t cols, int64_t rows_ahead) {
     K = kernel;
     height = grid_height;
-    tiling = tiling_of<A>(K, cols);
+    tiling = tiling_of(scheme, cols);
     ring = take_ring<A>(arena, K + kRows - 1 + rows_ahead, planes, tiling.width());
   }
 

@@ -43,6 +43,7 @@ def test_kernels_on_neon(driver, tmp_path):
             header = (*sizes, DTYPES.index(dtype), reference.GATES.index(gate), *shape.factors)
             file.write(struct.pack(f"={len(header)}q", *header))
             for tensor in (case.x, case.weight, case.bias, case.residual, case.grad):
+                assert tensor is not None
                 file.write(tensor.contiguous().view(torch.uint8).numpy().tobytes())
     subprocess.run([EMULATOR, driver, tmp_path / "in", tmp_path / "out"], check=True)
     results = (tmp_path / "out").read_bytes()
