@@ -40,5 +40,5 @@ def pytest_terminal_summary(terminalreporter, config):
     terminalreporter.write_line(
         f"{cpu()['name']}, {torch.get_num_threads()} threads, instruction set of ours: "
         f"{torch.ops.deltaconv.cpu_isa()}; torch {torch.__version__}, Python {platform.python_version()}. "
-        "Ratios are medians of one run, all sides interleaved: peer's time over ours."
+        "Ratios are of medians of one run: the peer's time over ours."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -14,15 +15,19 @@ def interleaved_medians(
 ) -> dict[str, float]:
     """Median seconds of each function over rounds in which every one runs once, after one warm-up each.
 
+    The order changes from round to round: what runs before leaves its own data in the caches.
+
     ``seconds`` bounds the whole measurement, but never to fewer than ``least_rounds`` rounds.
     """
     for function in functions.values():
         function()
     samples: dict[str, list[float]] = {name: [] for name in functions}
     end = time.perf_counter() + seconds
+    turns, shuffle = list(functions.items()), random.Random(0).shuffle
     rounds = 0
     while rounds < least_rounds or time.perf_counter() < end:
-        for name, function in functions.items():
+        shuffle(turns)
+        for name, function in turns:
             samples[name].append(_timed(function))
         rounds += 1
     return {name: statistics.median(times) for name, times in samples.items()}

@@ -1,46 +1,11 @@
-// From tensors to a Problem: what the kernels rely on is checked, and the storage type becomes a template
-// argument.
+// From checked tensors to a Problem: the storage type becomes a template argument.
 #pragma once
-
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
-#include <optional>
-#include <string>
-#include <vector>
 
 #include "cpu/instruction_sets.h"
 #include "cpu/resampling.h"
+#include "inputs.h"
 
 namespace deltaconv::cpu {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-// The arguments that forward and backward share, checked. Tensors have dense channels; weight and bias are
-// contiguous.
-struct Inputs {
-  Inputs(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
-         std::vector<int64_t> factors, int64_t gate, double gate_scale);
-
-  template <class T>
-  Problem<T> problem(const StagePlans<Accumulator<T>>& stages) const;
-
-  bool empty() const { return sizes.B == 0; }
-
-  Tensor x, weight;
-  std::optional<Tensor> bias;
-  std::vector<int64_t> factors;
-  Gate gate;
-  double gate_scale;
-  Sizes sizes;
-};
-
-// Itself, or a copy whose last axis is dense.
-Tensor with_dense_channels(const Tensor& tensor);
-
-// A tensor of shape [B, H, W, channels] and x's dtype, on the CPU.
-void check_image(const char* name, const Tensor& tensor, const Inputs& inputs, int64_t channels);
 
 template <class T>
 Image<T> image_of(const Tensor& tensor) {
@@ -54,14 +19,14 @@ Image<const T> const_image_of(const Tensor& tensor) {
 }
 
 template <class T>
-Problem<T> Inputs::problem(const StagePlans<Accumulator<T>>& stages) const {
-  return {sizes,
-          gate,
-          static_cast<Accumulator<T>>(gate_scale),
+Problem<T> problem_of(const Inputs& inputs, const StagePlans<Accumulator<T>>& stages) {
+  return {inputs.sizes,
+          inputs.gate,
+          static_cast<Accumulator<T>>(inputs.gate_scale),
           stages.data(),
-          const_image_of<T>(x),
-          static_cast<const T*>(weight.const_data_ptr()),
-          bias ? static_cast<const T*>(bias->const_data_ptr()) : nullptr};
+          const_image_of<T>(inputs.x),
+          static_cast<const T*>(inputs.weight.const_data_ptr()),
+          inputs.bias ? static_cast<const T*>(inputs.bias->const_data_ptr()) : nullptr};
 }
 
 // Calls launch(kernels) with the Kernels<T> of this tensor's storage type T in the instruction set in use.

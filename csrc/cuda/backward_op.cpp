@@ -2,8 +2,8 @@
 #include <torch/csrc/stable/library.h>
 
 #include "cuda/device_properties.h"
-#include "cuda/inputs.h"
 #include "cuda/launch.h"
+#include "cuda/tensors.h"
 
 namespace deltaconv::cuda {
 namespace {
@@ -18,16 +18,18 @@ T* data_or_null(const Tensor& tensor) {
 }
 
 template <class T>
-void launch_on(const Inputs& inputs, const Tensor& grad, const Gradients& gradients) {
-  const BackwardPlan plan = backward_plan(inputs.plan, device_properties(inputs.device()));
+void launch_on(const Inputs& inputs, const PlanProblem& problem, const Tensor& grad,
+               const Gradients& gradients) {
+  const int32_t device = inputs.x.get_device_index();
+  const BackwardPlan plan = backward_plan(problem, device_properties(device));
   const Tensor workspace = torch::stable::new_empty(inputs.x, {plan.workspace.size}, ScalarType::Float);
   BackwardArguments<T> arguments{};
-  arguments.problem = inputs.problem<T>(true);
+  arguments.problem = problem_of<T>(inputs, true);
   arguments.grad = image_of<T>(grad);
   arguments.grad_x = data_or_null<T>(gradients.x);
   arguments.workspace = static_cast<float*>(workspace.mutable_data_ptr());
   launch_backward(plan, arguments, data_or_null<T>(gradients.weight), data_or_null<T>(gradients.bias),
-                  current_stream(inputs.device()));
+                  current_stream(device));
 }
 
 std::tuple<Tensor, Tensor, Tensor> pyramid_backward_cuda(const Tensor& grad, const Tensor& x,
@@ -37,7 +39,8 @@ std::tuple<Tensor, Tensor, Tensor> pyramid_backward_cuda(const Tensor& grad, con
                                                          double gate_scale, std::vector<bool> output_mask) {
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const Inputs inputs(x, weight, bias, std::move(factors), gate, gate_scale);
-  const Sizes& sizes = inputs.plan.sizes;
+  const PlanProblem problem = plan_problem_of(inputs);
+  const Sizes& sizes = inputs.sizes;
   check_image("grad", grad, inputs, sizes.S * (sizes.C / 2));
   STD_TORCH_CHECK(output_mask.size() == 3, "output_mask: expected 3 entries, got ", output_mask.size());
   const auto wanted = [&](bool is, const Tensor& like) {
@@ -45,12 +48,12 @@ std::tuple<Tensor, Tensor, Tensor> pyramid_backward_cuda(const Tensor& grad, con
   };
   const Gradients gradients{wanted(output_mask[0], inputs.x), wanted(output_mask[1], inputs.weight),
                             wanted(output_mask[2] && bias, bias ? *inputs.bias : inputs.x)};
-  if (sizes.B == 0) {
+  if (inputs.empty()) {
     for (Tensor gradient : {gradients.weight, gradients.bias}) torch::stable::zero_(gradient);
   } else {
     const Tensor dense_grad = with_dense_channels(grad);
-    with_element(inputs.plan.type,
-                 [&](auto element) { launch_on<decltype(element)>(inputs, dense_grad, gradients); });
+    with_element(problem.type,
+                 [&](auto element) { launch_on<decltype(element)>(inputs, problem, dense_grad, gradients); });
   }
   return {gradients.x, gradients.weight, gradients.bias};
 }

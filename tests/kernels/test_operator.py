@@ -43,7 +43,7 @@ def test_gates_bias_and_residual(backend, dtype, gate, bias, residual):
 @pytest.mark.parametrize("kernel_size", [7, 9, 13, 17, 21, 31])
 def test_a_steep_sigmoid(backend, kernel_size):
     """The gate multiplies the convolution's rounding errors by its scale: a fast method must not use up the budget."""
-    case = make_case(Shape(1, 14, 30, 4, kernel_size, (1,)), gate="sigmoid")
+    case = make_case(Shape(1, 14, 30, 16, kernel_size, (1,)), gate="sigmoid")
     assert_matches_oracle(replace(case, gate_scale=8.0))
 
 

@@ -1,8 +1,9 @@
-#include "cpu/problem.h"
+#include "inputs.h"
 
+#include <algorithm>
 #include <limits>
 
-namespace deltaconv::cpu {
+namespace deltaconv {
 namespace {
 
 Gate check_gate(int64_t gate) {
@@ -11,7 +12,8 @@ Gate check_gate(int64_t gate) {
 }
 
 void check_kind(const char* name, const Tensor& tensor, const Tensor& x, int64_t dims) {
-  STD_TORCH_CHECK(tensor.is_cpu(), name, ": expected a CPU tensor");
+  STD_TORCH_CHECK(tensor.is_cpu() == x.is_cpu() && tensor.get_device_index() == x.get_device_index(), name,
+                  ": expected a tensor on the device of x");
   STD_TORCH_CHECK(tensor.scalar_type() == x.scalar_type(), name, ": expected the dtype of x, ",
                   toString(x.scalar_type()), ", got ", toString(tensor.scalar_type()));
   STD_TORCH_CHECK(tensor.dim() == dims, name, ": expected ", dims, " dimensions, got ", tensor.dim());
@@ -68,4 +70,4 @@ void check_image(const char* name, const Tensor& tensor, const Inputs& inputs, i
                   name, ": expected shape [", sizes.B, ", ", sizes.H, ", ", sizes.W, ", ", channels, "]");
 }
 
-}  // namespace deltaconv::cpu
+}  // namespace deltaconv
