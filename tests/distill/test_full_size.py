@@ -23,9 +23,14 @@ def test_full_size_denoiser_runs_converted(name: str) -> None:
     assert fusion.dtype == torch.bfloat16
     student = denoiser(**inputs).sample
     assert student.shape == teacher.shape
-    assert student.isfinite().all()
-    assert not torch.allclose(student, teacher, rtol=0.1, atol=0.1)
+    # Attention of random weights is nearly uniform, which the start from it reproduces.
+    assert not torch.equal(student, teacher)
+    assert torch.linalg.vector_norm(student - teacher) < 0.2 * torch.linalg.vector_norm(teacher)
     with fusion.teacher():
         assert torch.equal(denoiser(**inputs).sample, teacher)
     fusion.detach()
     assert torch.equal(denoiser(**inputs).sample, teacher)
+    DeltaConvFusion.convert(denoiser, init="random")
+    student = denoiser(**inputs).sample
+    assert student.isfinite().all()
+    assert not torch.allclose(student, teacher, rtol=0.1, atol=0.1)
