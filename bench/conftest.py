@@ -1,4 +1,8 @@
+import os
 import platform
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +13,10 @@ from targets import TARGETS
 
 import deltaconv_kernels
 
+# PyTorch's depthwise convolutions are oneDNN's (16 and 32 bits) and ATen's own (float64); its matrix products MKL's.
+ASK_ONEDNN = "import torch; torch.conv2d(torch.ones(1, 8, 8, 8), torch.ones(8, 1, 3, 3), groups=8)"
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY")
+
 TABLES = pytest.StashKey[dict[str, list[Row]]]()
 
 
@@ -17,6 +25,19 @@ def add_row(request) -> Callable[..., None]:
     """Add a row to one of the tables printed at the end: add_row(table, column=text or number, …)."""
     tables = request.config.stash.setdefault(TABLES, {})
     return lambda table, **columns: tables.setdefault(table, []).append(columns)
+
+
+def peers_instruction_sets() -> str:
+    """What eager PyTorch computes with, by oneDNN's and ATen's own word, and the variables that hold it to less."""
+    asked = subprocess.run(
+        [sys.executable, "-c", ASK_ONEDNN], env={**os.environ, "ONEDNN_VERBOSE": "1"}, capture_output=True, text=True
+    )
+    said = re.search(r"cpu,isa:(.*)", asked.stdout)
+    limits = [f"{name}={os.environ[name]}" for name in LIMITS if name in os.environ]
+    return (
+        f"PyTorch's oneDNN {said.group(1) if said else 'unknown'}, ATen {torch.backends.cpu.get_cpu_capability()}"
+        f" ({', '.join(limits) or 'no limits set'})"
+    )
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):
@@ -32,13 +53,13 @@ def pytest_terminal_summary(terminalreporter, config):
     if not tables:
         return
     targets = [row for target in TARGETS if (row := target.row(tables)) is not None]
-    for title, rows in (*tables.items(), *([("targets on two threads of a CPU", targets)] if targets else [])):
+    for title, rows in (*tables.items(), *([("targets of a CPU", targets)] if targets else [])):
         terminalreporter.section(title)
         for line in render(rows):
             terminalreporter.write_line(line)
     terminalreporter.write_line("")
     terminalreporter.write_line(
-        f"{cpu()['name']}, {torch.get_num_threads()} threads, instruction set of ours: "
-        f"{torch.ops.deltaconv.cpu_isa()}; torch {torch.__version__}, Python {platform.python_version()}. "
-        "Ratios are of medians of one run: the peer's time over ours."
+        f"{cpu()['name']}, {torch.get_num_threads()} threads; torch {torch.__version__}, "
+        f"Python {platform.python_version()}. Ratios are of medians of one run: the peer's time over ours."
     )
+    terminalreporter.write_line(f"Instruction sets: ours {torch.ops.deltaconv.cpu_isa()}; {peers_instruction_sets()}.")

@@ -1,14 +1,16 @@
-"""What the CPU kernels and the block are measured against: ratios within one run on two threads."""
+"""What the CPU kernels and the block are measured against: ratios within one run, on two threads or one."""
 
 from tables import Row, Target, geometric_mean
 
 from deltaconv_kernels.testing import NAMED_SHAPES
 
 EAGER, FORWARD, TRAINING = "over best eager", "forward", "forward + backward"
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+ALL_THREADS, ONE_THREAD, FEW_CHANNELS = "", ", one thread", ", few channels"  # parts of a table's title
 
 
-def pyramid_table(what: str, dtype: str) -> str:
-    return f"{what}, {dtype}"
+def pyramid_table(what: str, dtype: str, setting: str = ALL_THREADS) -> str:
+    return f"{what}, {dtype}{setting}"
 
 
 def block_table(width: int, kernel_size: int) -> str:
@@ -42,10 +44,11 @@ def _targets() -> list[Target]:
                 False,
             )
         )
-    for what in (FORWARD, TRAINING):
-        for dtype in ("float32", "bfloat16", "float16"):
-            table = pyramid_table(what, dtype)
-            targets.append(Target(f"{what}, {dtype}: over eager's best layout, least", table, EAGER, min, 1))
+    settings = [(dtype, threads) for threads in (ALL_THREADS, ONE_THREAD) for dtype in DTYPES]
+    for dtype, setting in (*settings, ("float32", FEW_CHANNELS)):
+        for what in (FORWARD, TRAINING):
+            table = pyramid_table(what, dtype, setting)
+            targets.append(Target(f"{table}: over eager's best layout, least", table, EAGER, min, 1))
     for tokens, wanted in ((4096, 20), (16384, 60)):
         name = f"block of width 320 over self-attention, {tokens} tokens"
         targets.append(Target(name, block_table(320, 9), "over attention", min, wanted, where=_tokens(tokens)))

@@ -140,6 +140,7 @@ void reduce(const Accumulator<T>* partials, int64_t count, int64_t stride, Range
   template void backward<T>(const BackwardArguments<T>&, const BackwardTask&, void*);     \
   template void reduce<T>(const Accumulator<T>*, int64_t, int64_t, Range, T*);
 DELTACONV_INSTANTIATE(float)
+DELTACONV_INSTANTIATE(PreciseFloat)
 DELTACONV_INSTANTIATE(double)
 DELTACONV_INSTANTIATE(Half)
 DELTACONV_INSTANTIATE(BFloat16)

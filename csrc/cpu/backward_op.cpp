@@ -114,7 +114,7 @@ std::tuple<Tensor, Tensor, Tensor> pyramid_backward_cpu(const Tensor& grad, cons
     for (Tensor gradient : {gradients.weight, gradients.bias}) torch::stable::zero_(gradient);
   } else {
     const Tensor dense_grad = with_dense_channels(grad);
-    dispatch(inputs.x, [&](const auto& kernels) { launch(kernels, inputs, dense_grad, gradients); });
+    dispatch(inputs, [&](const auto& kernels) { launch(kernels, inputs, dense_grad, gradients); });
   }
   return {gradients.x, gradients.weight, gradients.bias};
 }

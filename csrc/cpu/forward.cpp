@@ -209,6 +209,7 @@ void forward(const ForwardArguments<T>& arguments, const ForwardTask& task, void
   template int64_t forward_scratch<T>(const ForwardArguments<T>&, const ForwardTask&); \
   template void forward<T>(const ForwardArguments<T>&, const ForwardTask&, void*);
 DELTACONV_INSTANTIATE(float)
+DELTACONV_INSTANTIATE(PreciseFloat)
 DELTACONV_INSTANTIATE(double)
 DELTACONV_INSTANTIATE(Half)
 DELTACONV_INSTANTIATE(BFloat16)

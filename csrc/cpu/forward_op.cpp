@@ -60,7 +60,7 @@ Tensor pyramid_cpu(const Tensor& x, const Tensor& weight, const std::optional<Te
   }
   const Tensor result = new_result(inputs.x, {sizes.B, sizes.H, sizes.W, channels});
   if (inputs.empty()) return result;
-  dispatch(inputs.x, [&](const auto& kernels) { launch(kernels, inputs, dense_residual, result); });
+  dispatch(inputs, [&](const auto& kernels) { launch(kernels, inputs, dense_residual, result); });
   return result;
 }
 

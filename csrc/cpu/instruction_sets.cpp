@@ -60,4 +60,12 @@ const InstructionSet& instruction_set() {
   return chosen;
 }
 
+const InstructionSet& narrow_instruction_set() {
+#if defined(DELTACONV_HAS_avx512) && defined(DELTACONV_HAS_avx2)
+  static const bool forced = std::getenv("DELTACONV_CPU_ISA");
+  if (!forced && &instruction_set() == &avx512::kInstructionSet) return avx2::kInstructionSet;
+#endif
+  return instruction_set();
+}
+
 }  // namespace deltaconv::cpu

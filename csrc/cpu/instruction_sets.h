@@ -21,4 +21,11 @@ extern const InstructionSet kInstructionSet;
 // Raises if that one is unknown or the machine lacks it.
 const InstructionSet& instruction_set();
 
+// Images of at most this many channels: 8 pairs fit a vector of AVX2.
+inline constexpr int64_t kNarrowChannels = 16;
+
+// The one for such images: AVX2 rather than AVX-512, whose vectors would be half empty, and which some
+// processors (Zen 4) work off in two halves; or the one that DELTACONV_CPU_ISA names.
+const InstructionSet& narrow_instruction_set();
+
 }  // namespace deltaconv::cpu

@@ -13,7 +13,11 @@ constexpr Kernels<T> kKernels = {forward_scratch<T>, forward<T>, backward_scratc
 
 }  // namespace
 
-const InstructionSet kInstructionSet = {DELTACONV_NAME(DELTACONV_ISA), kKernels<float>, kKernels<double>,
-                                        kKernels<Half>, kKernels<BFloat16>};
+const InstructionSet kInstructionSet = {DELTACONV_NAME(DELTACONV_ISA),
+                                        kKernels<float>,
+                                        kKernels<PreciseFloat>,
+                                        kKernels<double>,
+                                        kKernels<Half>,
+                                        kKernels<BFloat16>};
 
 }  // namespace deltaconv::cpu::DELTACONV_ISA

@@ -16,6 +16,11 @@ struct BFloat16 {
   uint16_t bits;
 };
 
+// float32 in memory, summed in float64: for problems whose results may cancel, see kPreciseChannels.
+struct PreciseFloat {
+  float value;
+};
+
 // The type in which storage type T is summed.
 template <class T>
 struct AccumulatorOf {
@@ -23,6 +28,10 @@ struct AccumulatorOf {
 };
 template <>
 struct AccumulatorOf<double> {
+  using type = double;
+};
+template <>
+struct AccumulatorOf<PreciseFloat> {
   using type = double;
 };
 template <class T>
@@ -126,6 +135,7 @@ struct Kernels {
 struct InstructionSet {
   const char* name;
   Kernels<float> float32;
+  Kernels<PreciseFloat> precise_float32;
   Kernels<double> float64;
   Kernels<Half> float16;
   Kernels<BFloat16> bfloat16;

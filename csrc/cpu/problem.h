@@ -29,18 +29,25 @@ Problem<T> problem_of(const Inputs& inputs, const StagePlans<Accumulator<T>>& st
           inputs.bias ? static_cast<const T*>(inputs.bias->const_data_ptr()) : nullptr};
 }
 
-// Calls launch(kernels) with the Kernels<T> of this tensor's storage type T in the instruction set in use.
+// Up to this many channels float32 is summed in float64. The contract bounds the error of each result by its
+// norm, and a norm of a few numbers (the gradient of two biases) may cancel; with more it practically cannot.
+// All of a pixel's pairs fit one vector either way.
+inline constexpr int64_t kPreciseChannels = 8;
+
+// Calls launch(kernels) with the Kernels<T> of these tensors' storage type T in the instruction set in use.
 template <class Launch>
-void dispatch(const Tensor& tensor, const Launch& launch) {
-  const InstructionSet& set = instruction_set();
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float: return launch(set.float32);
+void dispatch(const Inputs& inputs, const Launch& launch) {
+  const bool narrow = inputs.sizes.C <= kNarrowChannels;
+  const InstructionSet& set = narrow ? narrow_instruction_set() : instruction_set();
+  switch (inputs.x.scalar_type()) {
+    case ScalarType::Float:
+      return inputs.sizes.C <= kPreciseChannels ? launch(set.precise_float32) : launch(set.float32);
     case ScalarType::Double: return launch(set.float64);
     case ScalarType::Half: return launch(set.float16);
     case ScalarType::BFloat16: return launch(set.bfloat16);
     default:
       STD_TORCH_CHECK(false, "x: expected float32, float64, float16 or bfloat16, got ",
-                      toString(tensor.scalar_type()));
+                      toString(inputs.x.scalar_type()));
   }
 }
 

@@ -1,7 +1,7 @@
 // Rows of vectors: where they lie in scratch memory, and how they are read from an image, resampled, written.
 #pragma once
 
-#include "cpu/simd.h"
+#include "cpu/lanes.h"
 
 namespace deltaconv::cpu::DELTACONV_ISA {
 

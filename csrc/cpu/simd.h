@@ -139,33 +139,16 @@ DELTACONV_INLINE Vector<double> load(const double* p) { return read<Vector<doubl
 DELTACONV_INLINE Floats load(const BFloat16* p) { return widen(read<HalfWords>(p), BFloat16{}); }
 DELTACONV_INLINE Floats load(const Half* p) { return widen(read<HalfWords>(p), Half{}); }
 
+DELTACONV_INLINE Vector<double> load(const PreciseFloat* p) {
+  return __builtin_convertvector(read<VectorOf<float, kLanes<double>>::type>(p), Vector<double>);
+}
+
 DELTACONV_INLINE void store(float* p, Floats v) { write(p, v); }
 DELTACONV_INLINE void store(double* p, Vector<double> v) { write(p, v); }
+DELTACONV_INLINE void store(PreciseFloat* p, Vector<double> v) {
+  write(p, __builtin_convertvector(v, VectorOf<float, kLanes<double>>::type));
+}
 DELTACONV_INLINE void store(BFloat16* p, Floats v) { write(p, narrow(v, BFloat16{})); }
 DELTACONV_INLINE void store(Half* p, Floats v) { write(p, narrow(v, Half{})); }
-
-// The first `lanes` elements, the other lanes zero; `lanes` counts only if the vector is not Full.
-template <bool Full, class T>
-DELTACONV_INLINE Vector<Accumulator<T>> load(const T* p, int lanes) {
-  if constexpr (Full) return load(p);
-  T some[kLanes<Accumulator<T>>] = {};
-  for (int i = 0; i < lanes; ++i) some[i] = p[i];
-  return load(some);
-}
-
-template <bool Full, class T>
-DELTACONV_INLINE void store(T* p, Vector<Accumulator<T>> v, int lanes) {
-  if constexpr (Full) return store(p, v);
-  T all[kLanes<Accumulator<T>>];
-  store(all, v);
-  for (int i = 0; i < lanes; ++i) p[i] = all[i];
-}
-
-// Calls visit with whether a vector of `lanes` elements is full as a compile-time constant.
-template <class A, class Visit>
-DELTACONV_INLINE void with_lanes(int lanes, const Visit& visit) {
-  if (lanes == kLanes<A>) return visit.template operator()<true>();
-  visit.template operator()<false>();
-}
 
 }  // namespace deltaconv::cpu::DELTACONV_ISA
