@@ -2,7 +2,7 @@
 // itself is in banded.h.
 //
 // Shared memory of a block: the zero-padded planes of its channel pairs, u's and v's side by side, in the
-// order of banded_slot; then their filters, likewise.
+// order of banded_slot; then their filters, likewise; then what is parked.
 //
 //   plane    [plane_rows][kPitch] of T
 //   filter   [K][K + 1] words of two neighbouring taps, (0, w0), (w0, w1) … (wK-1, 0); an odd number of words
@@ -25,6 +25,9 @@ inline constexpr int kBandedPairs = 16;
 
 // Registers of a thread: one block of 512 threads or two of 256 fill a multiprocessor's 65536.
 inline constexpr int kBandedThreads = 512, kBandedRegisters = 128;
+
+// Where a block keeps what its registers do not hold during the products.
+inline constexpr int kParkedBytes = 32;
 
 // The place of the block's channel pair c among the planes.
 DELTACONV_ANYWHERE int banded_slot(int c) { return c % 8 * 2 + c / 8; }
@@ -54,9 +57,10 @@ struct BandedTile {
     return bytes + (64 - bytes % 128 + 128) % 128;
   }
   static DELTACONV_ANYWHERE int filter_words(int K) { return K * (K + 1) | 1; }
-  static DELTACONV_ANYWHERE int64_t shared_bytes(int K) {
-    return int64_t{kBandedPairs} * pair_bytes(K) + int64_t{2} * kBandedPairs * filter_words(K) * 4;
+  static DELTACONV_ANYWHERE int parked_offset(int K) {
+    return kBandedPairs * (pair_bytes(K) + 2 * filter_words(K) * 4);
   }
+  static DELTACONV_ANYWHERE int64_t shared_bytes(int K) { return parked_offset(K) + kParkedBytes; }
 
   // Where row r of the padded plane is stored, and the reverse: rows of equal r % kStep lie side by side.
   static_assert(kStep <= 2);

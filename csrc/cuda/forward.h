@@ -76,24 +76,38 @@ struct PyramidForward {
     const WarpTile mine = warp_tile(stage.tiling);
     const int32_t first_row = mine.row + first_pair_row();
     const int channel = lane_index() % kPairs;
-    if (stage.rows.factor != 1) sync_block();
+    const bool reduced = stage.rows.factor != 1;
+    const auto exists = [&](int i, int n) {
+      return tile.row + first_row + i < stage.rows.reduced && tile.col + mine.col + n < stage.cols.reduced &&
+             channel < sink.channels;
+    };
+    float gated[kTileH / 2][kTileW];
     DELTACONV_UNROLL
     for (int i = 0; i < kTileH / 2; ++i) {
       DELTACONV_UNROLL
       for (int n = 0; n < kTileW; ++n) {
-        const float gated = apply_gate(problem.gate, problem.gate_scale, pairs.u[i][n], pairs.v[i][n]);
-        const int32_t row = first_row + i, col = mine.col + n;
-        if (stage.rows.factor != 1) {
-          shared[(row * stage.tiling.cols + col) * kPairs + channel] = gated;
-        } else if (tile.row + row < stage.rows.reduced && tile.col + col < stage.cols.reduced &&
-                   channel < sink.channels) {
-          sink.store(tile.row + row, tile.col + col, channel, gated);
+        gated[i][n] = apply_gate(problem.gate, problem.gate_scale, pairs.u[i][n], pairs.v[i][n]);
+        if (!reduced && exists(i, n)) {
+          gated[i][n] += sink.residual_at(tile.row + first_row + i, tile.col + mine.col + n, channel);
         }
       }
     }
-    if (stage.rows.factor != 1) {
+    if (reduced) sync_block();
+    DELTACONV_UNROLL
+    for (int i = 0; i < kTileH / 2; ++i) {
+      DELTACONV_UNROLL
+      for (int n = 0; n < kTileW; ++n) {
+        const int32_t row = first_row + i, col = mine.col + n;
+        if (reduced) {
+          shared[(row * stage.tiling.cols + col) * kPairs + channel] = gated[i][n];
+        } else if (exists(i, n)) {
+          sink.store(tile.row + row, tile.col + col, channel, gated[i][n]);
+        }
+      }
+    }
+    if (reduced) {
       sync_block();
-      store_upsampled(sink, stage, tile, kPairs, [&](int32_t row, int32_t col, int first, auto& values) {
+      store_upsampled<kPairs>(sink, stage, tile, [&](int32_t row, int32_t col, int first, auto& values) {
         const float* from = shared + (row * stage.tiling.cols + col) * kPairs + first;
         DELTACONV_UNROLL
         for (int e = 0; e < Sink<T>::kVector; e += 4) {

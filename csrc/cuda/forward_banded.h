@@ -11,62 +11,82 @@ namespace deltaconv::cuda {
 template <class T, class Banded>
 struct PyramidForwardBanded {
   static constexpr int kMaxThreads = kBandedThreads, kMinBlocks = 1;
+  static_assert(sizeof(Tile) <= kParkedBytes);
 
   static DELTACONV_DEVICE void run(const ForwardArguments<T>& arguments) {
     const Problem<T>& problem = arguments.problem;
-    const Tile tile = locate_tile(problem.stages, problem.sizes, kBandedPairs);
-    if (!tile.exists) return;
-    const Stage& stage = problem.stages.at[tile.stage];
+    const Tile here = locate_tile(problem.stages, problem.sizes, kBandedPairs);
+    if (!here.exists) return;
     const auto K = static_cast<int>(problem.sizes.K);
-    const int pair_bytes = Banded::pair_bytes(K);
+    const int pair_bytes = Banded::pair_bytes(K), warps = thread_count() / kWarp;
     std::byte* planes = shared_memory();
     auto* filters = reinterpret_cast<uint32_t*>(planes + kBandedPairs * pair_bytes);
-    load_filters<T, Banded>(filter_source(problem.weight, problem.sizes, stage.index, tile.channel,
-                                          kBandedPairs, problem.vectors),
-                            K, filters);
-    load_planes<T, Banded>(source_of(problem.x, problem.sizes, tile.image, tile.channel, kBandedPairs,
-                                     problem.vectors, stage.rows, stage.cols),
-                           tile.row, tile.col, K, planes);
+    // Where a warp has one pair alone, v's planes are loaded while the tensor cores work on u's.
+    const bool in_turn = warps == kBandedPairs;
+    load_first(problem, here, in_turn ? 1 : 2, planes, filters);
+    // The products leave no registers for what is needed between and after them.
+    auto& tile = *reinterpret_cast<Tile*>(planes + Banded::parked_offset(K));
+    if (thread_index() == 0) tile = here;
     sync_block();
 
-    for (int c = warp_index(); c < kBandedPairs; c += thread_count() / kWarp) {
-      if (tile.channel + c >= problem.sizes.C / 2) break;
-      compute_pair(problem, tile, c, planes + banded_slot(c) * pair_bytes,
-                   filters + 2 * banded_slot(c) * Banded::filter_words(K));
-    }
-    sync_block();
-
-    const Sink<T> sink = sink_of(arguments, tile, kBandedPairs);
-    const auto gated = [&](int32_t row, int32_t col, int32_t channel, float (&values)[8]) {
-      const std::byte* from =
-          planes + banded_slot(channel) * pair_bytes + (row * Banded::kResultPitch + col) * 4;
-      DELTACONV_UNROLL
-      for (int e = 0; e < 8; ++e) {
-        values[e] = *reinterpret_cast<const float*>(from + banded_slot(e) * pair_bytes);
+    for (int c = warp_index(); c < kBandedPairs; c += warps) {
+      const bool exists = tile.channel + c < problem.sizes.C / 2;
+      std::byte* pair = planes + banded_slot(c) * pair_bytes;
+      const uint32_t* pair_filters = filters + 2 * banded_slot(c) * Banded::filter_words(K);
+      BandedSums<Banded> u, v;
+      DELTACONV_NO_UNROLL
+      for (int step = 0; step < (in_turn ? 2 : 1); ++step) {
+        if (in_turn && loads_at(step)) {
+          load_half(problem, tile, 1, planes);
+        } else if (exists) {
+          convolve_half<T, Banded>(problem, tile, c, 0, pair, pair_filters, u);
+        }
       }
-    };
-    if (stage.rows.factor == 1) {
-      store_tile(sink, stage, tile, kBandedPairs, gated);
-    } else {
-      store_upsampled(sink, stage, tile, kBandedPairs, gated);
+      if (in_turn) sync_block();
+      if (!exists) break;
+      convolve_half<T, Banded>(problem, tile, c, 1, pair, pair_filters, v);
+      sync_warp();
+      store_gated(problem, u, v, reinterpret_cast<float*>(pair));
     }
+    sync_block();
+    store_results(arguments, tile, planes);
   }
 
  private:
-  // Gated results of the block's channel pair c, all by one warp. They replace the pair's planes.
-  static DELTACONV_DEVICE void compute_pair(const Problem<T>& problem, const Tile& tile, int c,
-                                            std::byte* pair, const uint32_t* filters) {
+  // Half of the warps of each scheduler load before they multiply, the others after.
+  static DELTACONV_DEVICE bool loads_at(int step) {
+    constexpr int kSchedulers = 4;
+    return warp_index() / kSchedulers % 2 == step;
+  }
+
+  static DELTACONV_DEVICE void load_half(const Problem<T>& problem, const Tile& tile, int half,
+                                         std::byte* planes) {
+    const Stage& stage = problem.stages.at[tile.stage];
+    const auto source = source_of(problem.x, problem.sizes, tile.image, tile.channel, kBandedPairs,
+                                  problem.vectors, stage.rows, stage.cols);
+    load_planes<T, Banded>(source, half, tile.row, tile.col, static_cast<int>(problem.sizes.K), planes);
+  }
+
+  // The filters and `halves` of the planes, u's first; their loads are under way together.
+  static DELTACONV_DEVICE void load_first(const Problem<T>& problem, const Tile& tile, int halves,
+                                          std::byte* planes, uint32_t* filters) {
     const auto K = static_cast<int>(problem.sizes.K);
-    const T* planes = reinterpret_cast<const T*>(pair);
-    BandedSums<Banded> u, v;
-    start(problem, tile, tile.channel + c, u);
-    start(problem, tile, problem.sizes.C / 2 + tile.channel + c, v);
-    BandedConvolution<T, Banded>(planes, filters, K).add_to(u);
-    BandedConvolution<T, Banded>(planes + Banded::plane_elements(K), filters + Banded::filter_words(K), K)
-        .add_to(v);
-    sync_warp();
-    const int g = lane_index() / 4, q = lane_index() % 4;
-    auto* gated = reinterpret_cast<float*>(pair) + g * Banded::kStep * Banded::kResultPitch + 2 * q;
+    const int32_t stage = problem.stages.at[tile.stage].index;
+    const auto from =
+        filter_source(problem.weight, problem.sizes, stage, tile.channel, kBandedPairs, problem.vectors);
+    FilterRow<T, Banded> row(from, K);
+    row.fetch(warp_index());
+    DELTACONV_NO_UNROLL
+    for (int half = 0; half < halves; ++half) load_half(problem, tile, half, planes);
+    row.store(warp_index(), filters);
+    load_filters<T, Banded>(from, warp_index() + thread_count() / kWarp, K, filters);
+  }
+
+  // A pair's gated results replace its planes.
+  static DELTACONV_DEVICE void store_gated(const Problem<T>& problem, const BandedSums<Banded>& u,
+                                           const BandedSums<Banded>& v, float* pair) {
+    const int lane = fresh_lane_index(), g = lane / 4, q = lane % 4;
+    float* gated = pair + g * Banded::kStep * Banded::kResultPitch + 2 * q;
     DELTACONV_UNROLL
     for (int i = 0; i < Banded::kStep; ++i) {
       DELTACONV_UNROLL
@@ -81,14 +101,23 @@ struct PyramidForwardBanded {
     }
   }
 
-  static DELTACONV_DEVICE void start(const Problem<T>& problem, const Tile& tile, int64_t channel,
-                                     BandedSums<Banded>& sums) {
-    const int64_t stage = problem.stages.at[tile.stage].index;
-    const float bias = problem.bias ? to_float(problem.bias[stage * problem.sizes.C + channel]) : 0.0f;
-    DELTACONV_UNROLL
-    for (auto& row : sums) {
+  static DELTACONV_DEVICE void store_results(const ForwardArguments<T>& arguments, const Tile& tile,
+                                             const std::byte* planes) {
+    const Stage& stage = arguments.problem.stages.at[tile.stage];
+    const int pair_bytes = Banded::pair_bytes(static_cast<int>(arguments.problem.sizes.K));
+    const Sink<T> sink = sink_of(arguments, tile, kBandedPairs);
+    const auto gated = [&](int32_t row, int32_t col, int32_t channel, float (&values)[8]) {
+      const std::byte* from =
+          planes + banded_slot(channel) * pair_bytes + (row * Banded::kResultPitch + col) * 4;
       DELTACONV_UNROLL
-      for (Accumulator& sum : row) sum = {{bias, bias, bias, bias}};
+      for (int e = 0; e < 8; ++e) {
+        values[e] = *reinterpret_cast<const float*>(from + banded_slot(e) * pair_bytes);
+      }
+    };
+    if (stage.rows.factor == 1) {
+      store_tile<Banded::kRows, Banded::kCols, kBandedPairs>(sink, stage, tile, gated);
+    } else {
+      store_upsampled<kBandedPairs>(sink, stage, tile, gated);
     }
   }
 };

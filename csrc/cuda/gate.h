@@ -5,7 +5,7 @@
 
 namespace deltaconv::cuda {
 
-DELTACONV_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
+DELTACONV_DEVICE float sigmoid(float x) { return reciprocal(1.0f + exponential(-x)); }
 
 DELTACONV_DEVICE float apply_gate(Gate gate, float scale, float u, float v) {
   const float opened = scale * v;

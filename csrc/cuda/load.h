@@ -69,20 +69,34 @@ DELTACONV_DEVICE void store_shared(float* to, const float (&values)[kQuadValues<
   }
 }
 
-// The mean of the pooling window of reduced pixel (row, col), which exists.
+// The mean of the pooling window of reduced pixel (row, col), which exists. The loads of 2 x 2 pixels are
+// under way together.
 template <class T>
 DELTACONV_DEVICE void load_pooled(const Source<T>& source, const T* from, int32_t channels, int32_t row,
                                   int32_t col, float (&mean)[kQuadValues<T>]) {
+  constexpr int kWidth = kQuadValues<T>;
   const int32_t top = source.rows.window_start(row), bottom = source.rows.window_end(row);
   const int32_t left = source.cols.window_start(col), right = source.cols.window_end(col);
   DELTACONV_UNROLL
   for (float& value : mean) value = 0.0f;
-  for (int32_t y = top; y < bottom; ++y) {
-    for (int32_t x = left; x < right; ++x) {
-      float values[kQuadValues<T>];
-      load_channels(from + y * source.row_stride + x * source.col_stride, channels, source.vectors, values);
+  for (int32_t y = top; y < bottom; y += 2) {
+    for (int32_t x = left; x < right; x += 2) {
+      const T* pixel = from + y * source.row_stride + x * source.col_stride;
+      const auto offset = [&](int i) { return i / 2 * source.row_stride + i % 2 * source.col_stride; };
+      const auto exists = [&](int i) { return y + i / 2 < bottom && x + i % 2 < right && channels > 0; };
+      Quad loaded[4] = {};
       DELTACONV_UNROLL
-      for (int i = 0; i < kQuadValues<T>; ++i) mean[i] += values[i];
+      for (int i = 0; i < 4; ++i) {
+        if (source.vectors && exists(i)) loaded[i] = load16_constant(pixel + offset(i));
+      }
+      DELTACONV_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        float values[kWidth];
+        unpack<T>(loaded[i], values);
+        if (!source.vectors) load_channels(pixel + offset(i), exists(i) ? channels : 0, false, values);
+        DELTACONV_UNROLL
+        for (int e = 0; e < kWidth; ++e) mean[e] += values[e];
+      }
     }
   }
   const float weight = 1.0f / (static_cast<float>(bottom - top) * static_cast<float>(right - left));
@@ -104,32 +118,75 @@ DELTACONV_DEVICE void load_pixel(const Source<T>& source, const T* from, int32_t
   }
 }
 
+// Goes through the pixels of a rectangle `cols` wide, row by row, from the first-th in steps of `step`.
+class PixelWalk {
+ public:
+  DELTACONV_DEVICE PixelWalk(int32_t first, int32_t step, int32_t cols)
+      : row_(first / cols),
+        col_(first % cols),
+        step_rows_(step / cols),
+        step_cols_(step % cols),
+        cols_(cols) {}
+  DELTACONV_DEVICE void advance() {
+    row_ += step_rows_;
+    col_ += step_cols_;
+    if (col_ >= cols_) {
+      col_ -= cols_;
+      ++row_;
+    }
+  }
+  DELTACONV_DEVICE int32_t row() const { return row_; }
+  DELTACONV_DEVICE int32_t col() const { return col_; }
+
+ private:
+  int32_t row_, col_, step_rows_, step_cols_, cols_;
+};
+
 // Reduced pixels [row, row + rows) x [col, col + cols) into shared [rows][cols][kLanes]. The whole block
-// takes part: a warp takes a row, a thread 16 bytes of global memory. Complete for the block after
-// finish_loads() and a barrier.
+// takes part, a thread 16 bytes of global memory at a time, the loads of several pixels under way together.
+// Complete for the block after finish_loads() and a barrier.
 template <class T>
 DELTACONV_DEVICE void load_rows(const Source<T>& source, int32_t row, int32_t col, int32_t rows, int32_t cols,
                                 float* shared) {
-  constexpr int kWidth = kQuadValues<T>, kVectors = kLanes / kWidth;
-  const int warps = thread_count() / kWarp;
-  const int in_pixel = lane_index() % kVectors * kWidth;  // first of the thread's lanes
+  constexpr int kWidth = kQuadValues<T>, kVectors = kLanes / kWidth, kTogether = 4;
+  const int in_pixel = thread_index() % kVectors * kWidth;  // first of the thread's lanes
   const int in_half = in_pixel % kPairs;
   const int32_t channels = source.channels - in_half;
   const T* from = source.data + (in_pixel / kPairs) * source.half_stride + in_half;
-  for (int32_t r = warp_index(); r < rows; r += warps) {
-    const int32_t y = row + r;
-    for (int32_t c = lane_index() / kVectors; c < cols; c += kWarp / kVectors) {
-      const int32_t x = col + c;
-      float* to = shared + (r * cols + c) * kLanes + in_pixel;
-      if (std::is_same_v<T, float> && source.vectors && source.rows.factor == 1) {
-        const bool exists = 0 <= y && y < source.rows.size && 0 <= x && x < source.cols.size && channels > 0;
-        copy16_async(to, exists ? from + y * source.row_stride + x * source.col_stride : from, exists);
-      } else {
-        float values[kWidth];
-        load_pixel(source, from, channels, y, x, values);
-        store_shared<T>(to, values);
-      }
+  const int32_t first = thread_index() / kVectors, step = thread_count() / kVectors, count = rows * cols;
+  float* to = shared + first * kLanes + in_pixel;
+  PixelWalk walk(first, step, cols);
+  const bool direct = source.vectors && source.rows.factor == 1;
+  for (int32_t i = first; i < count; i += step * (direct ? kTogether : 1)) {
+    if (!direct) {
+      float values[kWidth];
+      load_pixel(source, from, channels, row + walk.row(), col + walk.col(), values);
+      store_shared<T>(to, values);
+      walk.advance();
+      to += step * kLanes;
+      continue;
     }
+    Quad loaded[kTogether];
+    DELTACONV_UNROLL
+    for (int j = 0; j < kTogether; ++j) {
+      const int32_t y = row + walk.row(), x = col + walk.col();
+      const bool exists = 0 <= y && y < source.rows.size && 0 <= x && x < source.cols.size && channels > 0;
+      const T* pixel = exists ? from + y * source.row_stride + x * source.col_stride : from;
+      const bool wanted = i + j * step < count;
+      if constexpr (std::is_same_v<T, float>) {
+        if (wanted) copy16_async(to + j * step * kLanes, pixel, exists);
+      } else {
+        loaded[j] = wanted && exists ? load16_constant(pixel) : Quad{};
+      }
+      walk.advance();
+    }
+    DELTACONV_UNROLL
+    for (int j = 0; j < kTogether && !std::is_same_v<T, float>; ++j) {
+      float values[kWidth];
+      unpack<T>(loaded[j], values);
+      if (i + j * step < count) store_shared<T>(to + j * step * kLanes, values);
+    }
+    to += kTogether * step * kLanes;
   }
 }
 

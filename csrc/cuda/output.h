@@ -18,23 +18,32 @@ struct Sink {
   int32_t channels;  // of the block's pairs, those that exist
   bool vectors;      // rows of kVector channels are 16-byte aligned and exist as a whole or not at all
 
-  DELTACONV_DEVICE void store(int32_t y, int32_t x, int32_t channel, float value) const {
-    if (residual) value += to_float(residual[y * residual_row_stride + x * residual_col_stride + channel]);
-    result[y * result_row_stride + x * result_col_stride + channel] = from_float<T>(value);
+  DELTACONV_DEVICE float residual_at(int32_t y, int32_t x, int32_t channel) const {
+    if (!residual) return 0.0f;
+    return to_float(residual[y * residual_row_stride + x * residual_col_stride + channel]);
+  }
+  // kVector channels of it, where there are vectors; read well before they are needed.
+  DELTACONV_DEVICE Quad residuals_at(int32_t y, int32_t x, int32_t channel) const {
+    if (!residual || !vectors) return {};
+    return load16_constant(residual + y * residual_row_stride + x * residual_col_stride + channel);
   }
 
-  // Channels channel … channel + kVector - 1, of which the first exists.
-  DELTACONV_DEVICE void store(int32_t y, int32_t x, int32_t channel, float (&values)[kVector]) const {
+  DELTACONV_DEVICE void store(int32_t y, int32_t x, int32_t channel, float value) const {
+    result[y * result_row_stride + x * result_col_stride + channel] = from_float<T>(value);
+  }
+  // Channels channel … channel + kVector - 1, of which the first exists, plus the residuals.
+  DELTACONV_DEVICE void store(int32_t y, int32_t x, int32_t channel, float (&values)[kVector],
+                              const Quad& residuals) const {
     if (!vectors) {
       DELTACONV_UNROLL
       for (int e = 0; e < kVector; ++e) {
-        if (channel + e < channels) store(y, x, channel + e, values[e]);
+        if (channel + e < channels) store(y, x, channel + e, values[e] + residual_at(y, x, channel + e));
       }
       return;
     }
     if (residual) {
       float add[kVector];
-      unpack<T>(load16_constant(residual + y * residual_row_stride + x * residual_col_stride + channel), add);
+      unpack<T>(residuals, add);
       DELTACONV_UNROLL
       for (int e = 0; e < kVector; ++e) values[e] += add[e];
     }
@@ -81,19 +90,34 @@ DELTACONV_DEVICE int32_t clamp(int32_t value, int32_t low, int32_t high) {
 // threads take neighbouring vectors of one pixel, then neighbouring pixels of a row: whole sectors of device
 // memory.
 
+// Visits each of some items twice: to load, so that all their loads are under way, then to store.
+template <int kCount, class Visit>
+DELTACONV_DEVICE void for_each_of(const Visit& visit) {
+  DELTACONV_UNROLL
+  for (int i = 0; i < 2 * kCount; ++i) visit(i % kCount, i < kCount);
+}
+
 // The tile itself, of a stage at full resolution.
-template <class T, class Gated>
-DELTACONV_DEVICE void store_tile(const Sink<T>& sink, const Stage& stage, const Tile& tile, int32_t pairs,
+template <int kRows, int kCols, int kPairs, class T, class Gated>
+DELTACONV_DEVICE void store_tile(const Sink<T>& sink, const Stage& stage, const Tile& tile,
                                  const Gated& gated) {
-  constexpr int kVector = Sink<T>::kVector;
-  const int32_t vectors = pairs / kVector, rows = stage.rows.reduced - tile.row, cols = stage.tiling.cols;
-  const int32_t items = stage.tiling.rows * cols * vectors;
-  for (int32_t i = thread_index(); i < items; i += thread_count()) {
-    const int32_t channel = i % vectors * kVector, col = i / vectors % cols, row = i / vectors / cols;
-    if (row >= rows || tile.col + col >= stage.cols.reduced || channel >= sink.channels) continue;
-    float values[kVector];
-    gated(row, col, channel, values);
-    sink.store(tile.row + row, tile.col + col, channel, values);
+  constexpr int kVector = Sink<T>::kVector, kVectors = kPairs / kVector, kTogether = 4;
+  constexpr int kItems = kRows * kCols * kVectors;
+  const int32_t rows = stage.rows.reduced - tile.row, cols = stage.cols.reduced - tile.col;
+  for (int first = thread_index(); first < kItems; first += kTogether * thread_count()) {
+    Quad residuals[kTogether];
+    for_each_of<kTogether>([&](int j, bool loading) {
+      const int i = first + j * thread_count();
+      const int32_t channel = i % kVectors * kVector, col = i / kVectors % kCols, row = i / kVectors / kCols;
+      if (i >= kItems || row >= rows || col >= cols || channel >= sink.channels) return;
+      if (loading) {
+        residuals[j] = sink.residuals_at(tile.row + row, tile.col + col, channel);
+      } else {
+        float values[kVector];
+        gated(row, col, channel, values);
+        sink.store(tile.row + row, tile.col + col, channel, values, residuals[j]);
+      }
+    });
   }
 }
 
@@ -102,7 +126,7 @@ DELTACONV_DEVICE void store_tile(const Sink<T>& sink, const Stage& stage, const 
 template <class T, class Gated>
 DELTACONV_DEVICE void store_upsampled_column(const Sink<T>& sink, const Stage& stage, const Tile& tile,
                                              int32_t x, Span rows, int32_t channel, const Gated& gated) {
-  constexpr int kVector = Sink<T>::kVector;
+  constexpr int kVector = Sink<T>::kVector, kTogether = 4;
   const UpsampleWalk across(stage.cols, x);
   const int32_t left = clamp(across.cell(), 0, stage.cols.reduced - 1) - tile.col;
   const int32_t right = clamp(across.cell() + 1, 0, stage.cols.reduced - 1) - tile.col;
@@ -119,31 +143,42 @@ DELTACONV_DEVICE void store_upsampled_column(const Sink<T>& sink, const Stage& s
   float above[kVector], below[kVector], values[kVector];
   load_row(cell, above);
   load_row(cell + 1, below);
-  for (int32_t y = rows.begin; y < rows.end; ++y, down.advance()) {
-    if (down.cell() != cell) {
-      cell = down.cell();
+  for (int32_t first = rows.begin; first < rows.end; first += kTogether) {
+    Quad residuals[kTogether];
+    for_each_of<kTogether>([&](int j, bool loading) {
+      const int32_t y = first + j;
+      if (y >= rows.end) return;
+      if (loading) {
+        residuals[j] = sink.residuals_at(y, x, channel);
+        return;
+      }
+      if (down.cell() != cell) {
+        cell = down.cell();
+        DELTACONV_UNROLL
+        for (int e = 0; e < kVector; ++e) above[e] = below[e];
+        load_row(cell + 1, below);
+      }
       DELTACONV_UNROLL
-      for (int e = 0; e < kVector; ++e) above[e] = below[e];
-      load_row(cell + 1, below);
-    }
-    DELTACONV_UNROLL
-    for (int e = 0; e < kVector; ++e) values[e] = above[e] + down.fraction() * (below[e] - above[e]);
-    sink.store(y, x, channel, values);
+      for (int e = 0; e < kVector; ++e) values[e] = above[e] + down.fraction() * (below[e] - above[e]);
+      sink.store(y, x, channel, values, residuals[j]);
+      down.advance();
+    });
   }
 }
 
 // The pixels of the cells that a tile of a reduced stage owns.
-template <class T, class Gated>
+template <int kPairs, class T, class Gated>
 DELTACONV_DEVICE void store_upsampled(const Sink<T>& sink, const Stage& stage, const Tile& tile,
-                                      int32_t pairs, const Gated& gated) {
+                                      const Gated& gated) {
   const Rectangle pixels = owned_pixels(stage, tile);
   const int32_t rows = pixels.bottom - pixels.top, cols = pixels.right - pixels.left;
-  const int32_t vectors = pairs / Sink<T>::kVector, columns = cols * vectors;
+  constexpr int kVectors = kPairs / Sink<T>::kVector;
+  const int32_t columns = cols * kVectors;
   if (columns == 0) return;
-  const int32_t runs =
-      clamp(thread_count() / columns, 1, rows);  // of rows, for threads that columns leave idle
+  const int32_t runs = clamp(thread_count() / columns, 1,
+                             rows);  // of rows, for threads that columns leave idle
   for (int32_t i = thread_index(); i < columns * runs; i += thread_count()) {
-    const int32_t channel = i % vectors * Sink<T>::kVector, x = pixels.left + i / vectors % cols;
+    const int32_t channel = i % kVectors * Sink<T>::kVector, x = pixels.left + i / kVectors % cols;
     const Span run = share(rows, i / columns, runs);
     if (channel >= sink.channels || run.begin == run.end) continue;
     store_upsampled_column(sink, stage, tile, x, Span{pixels.top + run.begin, pixels.top + run.end}, channel,

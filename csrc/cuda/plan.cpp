@@ -13,12 +13,8 @@ constexpr int32_t kMaxBlocks = 32, kRegisters = 65536;
 
 // Threads that a multiprocessor holds at once.
 int32_t max_threads(const DeviceProperties& device) {
-  switch (device.compute_capability) {
-    case 86:
-    case 89:
-    case 120: return 1536;
-    default: return 2048;
-  }
+  const int32_t major = device.compute_capability / 10, minor = device.compute_capability % 10;
+  return (major == 8 && minor != 0) || major == 12 ? 1536 : 2048;
 }
 
 // The banded matrices of small kernels are too sparse: from K = 7 on the tensor cores are ahead by their
@@ -48,9 +44,7 @@ std::vector<LaunchPlan> forward_plan(const PlanProblem& problem, const DevicePro
     if (tensor_cores) {
       launches.push_back(tensor_cores_forward(problem, device, first, count));
     } else {
-      std::vector<Stage> some;
-      for (int32_t s = first; s < first + count; ++s) some.push_back(untiled_stage(problem, s));
-      launches.push_back(cuda_cores_launch(problem, device, some, true));
+      launches.push_back(cuda_cores_launch(problem, device, stages_of(problem, first, count), true));
     }
     check_grid(launches.back().grid);
   }
@@ -64,6 +58,14 @@ Stage untiled_stage(const PlanProblem& problem, int32_t index) {
                 static_cast<int32_t>(factor)};
   };
   return {index, axis(problem.sizes.H), axis(problem.sizes.W), {}};
+}
+
+std::vector<Stage> stages_of(const PlanProblem& problem, int32_t first, int32_t count) {
+  std::vector<Stage> stages;
+  for (int32_t s = first; s < first + count; ++s) stages.push_back(untiled_stage(problem, s));
+  std::stable_sort(stages.begin(), stages.end(),
+                   [](const Stage& a, const Stage& b) { return a.rows.factor > b.rows.factor; });
+  return stages;
 }
 
 int64_t resident_blocks(const DeviceProperties& device, int32_t threads, int64_t shared_bytes,

@@ -81,6 +81,10 @@ LaunchPlan cuda_cores_launch(const PlanProblem& problem, const DeviceProperties&
 // The stage's grid, not cut into tiles yet.
 Stage untiled_stage(const PlanProblem& problem, int32_t index);
 
+// Stages first … first + count - 1, the most reduced first: their blocks read and write the most pixels, so
+// that they take longest, and would be the launch's end if they came last.
+std::vector<Stage> stages_of(const PlanProblem& problem, int32_t first, int32_t count);
+
 // Of blocks of `threads` threads and `shared_bytes`, how many run on a multiprocessor at once, if a thread
 // takes `registers`.
 int64_t resident_blocks(const DeviceProperties& device, int32_t threads, int64_t shared_bytes,

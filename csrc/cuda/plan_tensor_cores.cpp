@@ -1,77 +1,46 @@
 // The plan for tensor cores: the tile and the block size that a simple cost model finds fastest.
 #include <algorithm>
-#include <cmath>
 #include <optional>
 #include <stdexcept>
 
 #include "cuda/banded_tile.h"
-#include "cuda/plan.h"
+#include "cuda/plan_cost.h"
 
 namespace deltaconv::cuda {
 namespace {
 
-// Rates of sm_90 in cycles of a multiprocessor, of which only the ratios matter: 16 x 8 x 16 products at the
-// 620 TFLOP/s that mma.sync reaches on an H200; a shared-memory access of 128 bytes; bytes from the L2, and a
-// load's way there and back, with 64 bytes of each thread under way.
-constexpr double kProductCycles = 1.5, kSharedCycles = 1, kBytesPerCycle = 32, kMemoryLatency = 900;
-constexpr double kBytesUnderWay = 64;
-
-// What a block of a stage asks of its multiprocessor.
-struct Cost {
-  double compute;  // cycles of the tensor cores or of shared memory, whichever is busier
-  double bytes;    // between the L2 and the multiprocessor
-};
-
 template <class Banded>
-Cost block_cost(const PlanProblem& problem, const Stage& stage) {
+BlockCost block_cost(const PlanProblem& problem, const Stage& stage, int32_t threads) {
   const auto K = static_cast<double>(problem.sizes.K), channels = 2.0 * kBandedPairs;
   const double products = K * Banded::kStep * Banded::kBlocks * Banded::kBand / 2.0;
-  const double accesses = (K + Banded::kStep - 1) * (2 * Banded::kLoads + Banded::kBand);
+  const double accesses = (K + 1) / 2 * (4 * Banded::kLoads + 2 * Banded::kBand);
   const double window = static_cast<double>(stage.rows.factor) * stage.cols.factor;
-  const double read = (Banded::kRows + K - 1) * (Banded::kCols + K - 1) * window + K * K;
+  // Zeros around the image are not read.
+  const double rows = std::min(Banded::kRows + K - 1, static_cast<double>(stage.rows.reduced));
+  const double cols = std::min(Banded::kCols + K - 1, static_cast<double>(stage.cols.reduced));
   const double written = Banded::kRows * Banded::kCols * window / 2;
   return {channels * std::max(products * kProductCycles, accesses * kSharedCycles),
-          channels * 2 * (read + written)};
-}
-
-// A multiprocessor's time for its share of the launch.
-template <class Banded>
-double launch_cycles(const PlanProblem& problem, const DeviceProperties& device, const LaunchPlan& plan) {
-  constexpr double kWarpsThatFill = 8;  // two for each of the four tensor cores
-  const BlockOrder order(plan.stages, problem.sizes, kBandedPairs);
-  const int64_t resident =
-      resident_blocks(device, plan.grid.threads, plan.grid.shared_bytes, kBandedRegisters);
-  const double share = static_cast<double>(plan.grid.blocks) / device.multiprocessors;
-  const double rounds = std::ceil(share) / share;  // the busiest multiprocessor's share against the mean's
-  const double at_once = std::min(static_cast<double>(resident), std::ceil(share));
-  const double threads = at_once * plan.grid.threads;
-  const double unfilled = std::max(1.0, kWarpsThatFill * kWarp / threads);
-  const double bandwidth = std::min(kBytesPerCycle, threads * kBytesUnderWay / kMemoryLatency);
-  double cycles = 0;
-  for (int32_t s = 0; s < plan.stages.count; ++s) {
-    const Stage& stage = plan.stages.at[s];
-    const Cost cost = block_cost<Banded>(problem, stage);
-    const double compute = cost.compute * unfilled, traffic = cost.bytes / bandwidth;
-    // A block computes after it has loaded; several overlap.
-    const double together = std::max(compute, traffic) + std::min(compute, traffic) / at_once;
-    const auto blocks = static_cast<double>(stage.tiling.count() * problem.sizes.B * order.channel_blocks);
-    cycles += blocks * (together + 2 * kMemoryLatency / at_once);
-  }
-  return cycles / device.multiprocessors * rounds;
+          channels * 2 * (rows * cols * window + K * K), channels * 2 * written,
+          threads == kBandedPairs * kWarp};
 }
 
 template <class Banded>
 LaunchPlan candidate(const PlanProblem& problem, const DeviceProperties& device, int32_t first_stage,
                      int32_t count, int32_t threads) {
   LaunchPlan plan{Road::kTensorCores, {0, threads, 0}, kBandedPairs, {count, {}}, 0};
+  const std::vector<Stage> stages = stages_of(problem, first_stage, count);
   for (int32_t s = 0; s < count; ++s) {
-    Stage stage = untiled_stage(problem, first_stage + s);
+    Stage stage = stages[s];
     stage.tiling = tile_stage(stage.rows, stage.cols, Banded::kRows, Banded::kCols, stage.rows.factor != 1);
     plan.stages.at[s] = stage;
   }
   plan.grid.blocks = BlockOrder(plan.stages, problem.sizes, kBandedPairs).blocks();
   plan.grid.shared_bytes = Banded::shared_bytes(static_cast<int>(problem.sizes.K));
-  if (plan.grid.blocks > 0) plan.estimated_cycles = launch_cycles<Banded>(problem, device, plan);
+  if (plan.grid.blocks > 0) {
+    plan.estimated_cycles = launch_cycles(problem, device, plan, kBandedRegisters, [&](const Stage& stage) {
+      return block_cost<Banded>(problem, stage, threads);
+    });
+  }
   return plan;
 }
 

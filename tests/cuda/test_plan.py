@@ -1,5 +1,7 @@
 """The launch plan: pure functions, tested on any machine."""
 
+import re
+
 import pytest
 import torch
 from host_build import device, plan_problem
@@ -84,12 +86,23 @@ def test_partial_sums_depend_on_the_shape_alone(host, shape):
     assert len(partitions) == 1
 
 
-def test_large_images_are_planned_in_64_bits(host):
-    huge = plan_problem((1, 2**16, 2**16, 64), (1, 2), 9, torch.float32)
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float16"])
+def test_large_images_are_planned_in_64_bits(host, dtype):
+    huge = plan_problem((1, 2**16, 2**16, 64), (1, 2), 9, dtype)
     (launch,) = host.forward_plan(huge, device("h200"))
-    assert launch.blocks > 2**24
+    assert launch.tensor_cores == (dtype != torch.float32)
+    assert launch.blocks > 2**22
+    assert_covers(launch.tilings, [(2**16, 2**16), (2**15, 2**15)])
+    backward = host.backward_plan(huge, device("h200"))
+    assert backward.workspace_floats * 4 >= 2**32 * 64 * torch.finfo(dtype).bits // 8
     with pytest.raises(RuntimeError, match="thread blocks, more than a CUDA grid holds"):
-        host.forward_plan(plan_problem((1, 2**21, 2**21, 64), (1, 2), 9, torch.float32), device("h200"))
+        host.forward_plan(plan_problem((1, 2**22, 2**22, 64), (1, 2), 9, dtype), device("h200"))
+
+
+def test_the_most_reduced_stage_is_started_first(host):
+    launches = host.forward_plan(problem_of(Shape(1, 64, 64, 64, 9, (1, 3, 2, 3))), device("h200"))
+    order = [int(index) for index in re.findall(r"stage (\d)", host.explain(launches))]
+    assert order == [1, 3, 2, 0]
 
 
 def test_a_kernel_that_fits_nowhere_is_named(host):

@@ -7,14 +7,16 @@
 // one-dimensional grid of one-dimensional blocks. What both sides provide:
 //
 //   thread_index() thread_count() block_index() block_count() lane_index() warp_index()
-//   shared_memory()                the block's dynamic shared memory, 128-byte aligned, uninitialised
+//   fresh_lane_index()             lane_index(), read again: what is computed from it takes no registers
+//   before shared_memory()                the block's dynamic shared memory, 128-byte aligned, uninitialised
 //   sync_block() sync_warp()       barriers; they order memory
 //   shuffle_xor(value, mask) shuffle(value, lane)      of a full warp; they do not order memory
-//   load16(p) store16(p, quad)     16 aligned bytes, global or shared; load16_constant(p) through the
-//   read-only path copy16_async(to, from, valid)  16 bytes global -> shared, zeros if not valid; visible to
-//   the issuing thread commit_copies() wait_copies<N>()     only after wait_copies, and to the block after a
-//   barrier too to_float(t) from_float<T>(f)   of float, Half, BFloat16 fused_multiply_add(a, b, c)
-//   exponential(x)
+//   load16(p) store16(p, quad)     16 aligned bytes, global or shared
+//   load16_constant(p) load_constant(p)     from global memory that nothing writes, through the read-only
+//   path copy16_async(to, from, valid)  16 bytes global -> shared, zeros if not valid; visible to the issuing
+//   thread commit_copies() wait_copies<N>()        only after wait_copies, and to the block after a barrier
+//   too to_float(t) from_float<T>(f)   of float, Half, BFloat16 fused_multiply_add(a, b, c) exponential(x)
+//   reciprocal(x)                  to 2 units in the last place; 0 from 2^126 on
 #pragma once
 
 #include "cuda/device/types.h"

@@ -24,6 +24,12 @@ DELTACONV_DEVICE int thread_count() { return blockDim.x; }
 DELTACONV_DEVICE int64_t block_index() { return blockIdx.x; }
 DELTACONV_DEVICE int64_t block_count() { return gridDim.x; }
 
+DELTACONV_DEVICE int fresh_lane_index() {
+  int lane;
+  asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+  return lane;
+}
+
 DELTACONV_DEVICE std::byte* shared_memory() {
   extern __shared__ __align__(128) std::byte dynamic_shared_memory[];
   return dynamic_shared_memory;
@@ -48,6 +54,10 @@ DELTACONV_DEVICE Quad load16(const void* from) {
 DELTACONV_DEVICE Quad load16_constant(const void* from) {
   const uint4 quad = __ldg(static_cast<const uint4*>(from));
   return {{quad.x, quad.y, quad.z, quad.w}};
+}
+template <class T>
+DELTACONV_DEVICE T load_constant(const T* from) {
+  return __ldg(from);
 }
 DELTACONV_DEVICE void store16(void* to, const Quad& quad) {
   *static_cast<uint4*>(to) = make_uint4(quad.words[0], quad.words[1], quad.words[2], quad.words[3]);
@@ -85,6 +95,7 @@ DELTACONV_DEVICE T from_float(float value) {
 
 DELTACONV_DEVICE float fused_multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
 DELTACONV_DEVICE float exponential(float x) { return expf(x); }
+DELTACONV_DEVICE float reciprocal(float x) { return __fdividef(1.0f, x); }
 
 template <class Kernel, class Arguments>
 __global__ void __launch_bounds__(Kernel::kMaxThreads, Kernel::kMinBlocks)

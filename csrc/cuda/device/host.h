@@ -97,6 +97,7 @@ inline int thread_index() { return host::thread->index; }
 inline int thread_count() { return host::block.threads; }
 inline int64_t block_index() { return host::block.index; }
 inline int64_t block_count() { return host::block.count; }
+inline int fresh_lane_index() { return thread_index() % kWarp; }
 inline std::byte* shared_memory() { return host::block.shared; }
 
 inline void sync_block() { host::wait_for_block(); }
@@ -146,6 +147,10 @@ inline Quad load16(const void* from) {
   return quad;
 }
 inline Quad load16_constant(const void* from) { return load16(from); }
+template <class T>
+T load_constant(const T* from) {
+  return *from;
+}
 inline void store16(void* to, const Quad& quad) {
   host::check_aligned(to);
   std::memcpy(to, &quad, 16);
@@ -213,6 +218,7 @@ T from_float(float value) {
 
 inline float fused_multiply_add(float a, float b, float c) { return a * b + c; }
 inline float exponential(float x) { return std::exp(x); }
+inline float reciprocal(float x) { return 1.0f / x; }
 
 template <class Kernel, class Arguments>
 void launch(const Grid& grid, const Arguments& arguments, Stream) {

@@ -2,6 +2,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <map>
+
 #include "cuda/device/device.h"
 #include "cuda/host/fragments.h"
 #include "cuda/host/run.h"
@@ -57,9 +59,13 @@ PYBIND11_MODULE(deltaconv_cuda_host, m) {
       .def_property_readonly("shared_bytes", [](const LaunchPlan& plan) { return plan.grid.shared_bytes; })
       .def_readonly("estimated_cycles", &LaunchPlan::estimated_cycles)
       .def_property_readonly("tilings", [](const LaunchPlan& plan) {
-        std::vector<Tiling> tilings;
-        for (int32_t s = 0; s < plan.stages.count; ++s) tilings.push_back(plan.stages.at[s].tiling);
-        return tilings;
+        std::map<int32_t, Tiling> tilings;  // by the stage's index
+        for (int32_t s = 0; s < plan.stages.count; ++s) {
+          tilings[plan.stages.at[s].index] = plan.stages.at[s].tiling;
+        }
+        std::vector<Tiling> in_order;
+        for (const auto& [index, tiling] : tilings) in_order.push_back(tiling);
+        return in_order;
       });
 
   py::class_<BackwardPlan>(m, "BackwardPlan")
