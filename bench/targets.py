@@ -7,6 +7,7 @@ from deltaconv_kernels.testing import NAMED_SHAPES
 EAGER, FORWARD, TRAINING = "over best eager", "forward", "forward + backward"
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 ALL_THREADS, ONE_THREAD, FEW_CHANNELS = "", ", one thread", ", few channels"  # parts of a table's title
+THREADS = "all threads over one, float32"
 
 
 def pyramid_table(what: str, dtype: str, setting: str = ALL_THREADS) -> str:
