@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import native, ops, reference, triton, validation
+from .triton import ahead
 
 ENVIRONMENT_VARIABLE = "DELTACONV_BACKEND"
 AUTO = "auto"
@@ -143,9 +144,23 @@ def use_backend(name: str) -> Iterator[None]:
         _requested = previous
 
 
-def choose_backend(x: Tensor) -> Backend:
-    """The requested backend, or under "auto" the first that can compute on ``x``."""
-    return _choose(_requested, x.device.type, x.dtype)
+def choose_backend(x: Tensor, weight: Tensor | None = None, factors: Sequence[int] = ()) -> Backend:
+    """The requested backend, or under "auto" the first that can compute on ``x``.
+
+    Where that is "cuda" and the problem is given: "triton" instead, if it was measured ahead on such problems
+    (docs/triton.md). The batch plays no part, nor does the pass.
+    """
+    backend = _choose(_requested, x.device.type, x.dtype)
+    if backend.name == "cuda" and _requested == AUTO and weight is not None and _is_triton_ahead(x, weight, factors):
+        return _BACKENDS["triton"]
+    return backend
+
+
+def _is_triton_ahead(x: Tensor, weight: Tensor, factors: Sequence[int]) -> bool:
+    if not ahead.table() or _BACKENDS["triton"].why_not_here() is not None:
+        return False
+    _, H, W, C = x.shape
+    return ahead.is_ahead(C, H, W, weight.shape[1], tuple(factors), x.dtype, x.device)
 
 
 @cache  # what a backend can do does not change while a process lives
@@ -169,7 +184,7 @@ def _forward(
     residual: Tensor | None = None,
 ) -> Tensor:
     validation.check_arguments(x, weight, bias, factors, gate, residual)
-    return choose_backend(x).forward(x, weight, bias, factors, gate, gate_scale, residual)
+    return choose_backend(x, weight, factors).forward(x, weight, bias, factors, gate, gate_scale, residual)
 
 
 def _backward(
@@ -184,7 +199,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     validation.check_arguments(x, weight, bias, factors, gate, None)
     validation.check_gradient(grad, x, factors)
-    return choose_backend(x).backward(grad, x, weight, bias, factors, gate, gate_scale, output_mask)
+    return choose_backend(x, weight, factors).backward(grad, x, weight, bias, factors, gate, gate_scale, output_mask)
 
 
 ops.LIBRARY.impl("pyramid", _forward, "CompositeExplicitAutograd")

@@ -1,7 +1,7 @@
 """Compiles every kernel of the triton backend for GPUs that need not be here, and reads what the machine code needs.
 
-`python tools/compile_triton.py` prints the table of docs/triton.md; with --write every row goes into that page, beside
-the rows that are there already and that the same kernels made.
+`python tools/compile_triton.py` prints the table of docs/triton_machine_code.md. With --write every row goes into that
+page as soon as it is there, and what is there already, made by the same kernels, is not compiled again.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import argparse
 import datetime
 import hashlib
 import itertools
+import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,10 +32,12 @@ from deltaconv_kernels.triton import launch
 from deltaconv_kernels.triton.configurations import Configuration, Key, configuration
 
 ARCHITECTURES = (80, 90, 100)
+NVIDIA_OPTIONS = ("maxnreg",)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-DOCUMENT = Path(__file__).parents[1] / "docs" / "triton.md"
-COLUMNS = ("shape", "dtype", "GPU", "kernel", "registers", "spilled bytes", "shared bytes", "instructions")
-RULE = ("---",) * 4 + ("---:",) * 4
+DOCUMENT = Path(__file__).parents[1] / "docs" / "triton_machine_code.md"
+KERNELS = ("forward", "pool", "gate", "reduced", "input", "weight", "reduce")
+COLUMNS = ("shapes", "C", "K", "dtype", "GPU", *KERNELS, "spilled", "shared", "compiled in")
+RULE = ("---", "---:", "---:", "---", "---", *("---:",) * 10)
 KERNEL_SOURCES = (
     "grid.py", "convolution.py", "forward_kernel.py", "backward_kernels.py", "weight_kernels.py", "configurations.py",
     "configurations.json",
@@ -69,6 +72,7 @@ class Resources:
     shared_bytes: int
     instructions: int
     multiply_adds: int
+    additions: int
     tensor_core_instructions: int
     atomics: int
     loads: int
@@ -105,7 +109,14 @@ def launches_of(shape: Shape, dtype: torch.dtype, architecture: int, gate: str =
     return launches
 
 
-def compile_launch(launched: Launch, architecture: int) -> Any:
+def target_of(architecture: int | str) -> GPUTarget:
+    """90 is NVIDIA's sm_90; "gfx942" one of AMD's with waves of 64 lanes."""
+    if isinstance(architecture, str):
+        return GPUTarget("hip", architecture, 64)
+    return GPUTarget("cuda", architecture, 32)
+
+
+def compile_launch(launched: Launch, architecture: int | str) -> Any:
     """The compiled kernel, as Triton's launcher would have it: tensors aligned, a missing one fixed, integers free."""
     signature, constants, attributes = {}, {}, {}
     for index, parameter in enumerate(launched.kernel.params):
@@ -120,7 +131,10 @@ def compile_launch(launched: Launch, architecture: int) -> Any:
         if isinstance(value, torch.Tensor):
             attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(launched.kernel, signature, constants, attributes)
-    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=launched.options)
+    target, options = target_of(architecture), launched.options
+    if target.backend != "cuda":
+        options = {name: value for name, value in options.items() if name not in NVIDIA_OPTIONS}
+    return triton.compile(source, target=target, options=options)
 
 
 def type_name(value: Any) -> str:
@@ -145,19 +159,55 @@ def resources(compiled: Any) -> Resources:
         shared_bytes=compiled.metadata.shared,
         instructions=sum(opcode != "NOP" for opcode in opcodes),
         multiply_adds=opcodes.count("FFMA"),
+        additions=opcodes.count("FADD"),
         tensor_core_instructions=sum(opcode in TENSOR_CORE_OPCODES for opcode in opcodes),
         atomics=sum(opcode in ATOMIC_OPCODES for opcode in opcodes),
         loads=opcodes.count("LDG"),
     )
 
 
-def rows(names: list[str], dtypes: list[str], architectures: list[int]) -> Iterator[Row]:
-    """One for each kernel, as soon as it is compiled."""
-    for name, dtype, architecture in itertools.product(names, dtypes, architectures):
-        for launched in launches_of(NAMED_SHAPES[name], DTYPES[dtype], architecture):
-            used = resources(compile_launch(launched, architecture))
-            numbers = (used.registers, used.spilled_bytes, used.shared_bytes, used.instructions)
-            yield (name, dtype, f"sm_{architecture}", launched.name, *map(str, numbers))
+def problems(names: Iterable[str]) -> list[str]:
+    """One name for each problem that compiles by itself: neither the batch nor H and W make a kernel compile anew."""
+    first = {compiled_alike(name)[0] for name in names}
+    return [name for name in NAMED_SHAPES if name in first]
+
+
+def compiled_alike(name: str) -> list[str]:
+    """All named shapes whose kernels are those of `name`."""
+    kernels = {other: (s.inter, s.kernel_size, s.factors) for other, s in NAMED_SHAPES.items()}
+    return [other for other in NAMED_SHAPES if kernels[other] == kernels[name]]
+
+
+def row(name: str, dtype: str, architecture: int) -> Row:
+    """Registers and instructions of a problem's kernels; of all together, bytes spilled and shared, and seconds."""
+    shape = NAMED_SHAPES[name]
+    start = processor_seconds()
+    compiled = {
+        launched.name.removeprefix("backward_"): compile_launch(launched, architecture)
+        for launched in launches_of(shape, DTYPES[dtype], architecture)
+    }
+    seconds = processor_seconds() - start
+    used = {kernel: resources(compiled[kernel]) for kernel in KERNELS}
+    return (
+        ", ".join(compiled_alike(name)),
+        str(shape.inter),
+        str(shape.kernel_size),
+        dtype,
+        f"sm_{architecture}",
+        *(f"{of.registers} / {of.instructions}" for of in used.values()),
+        str(sum(of.spilled_bytes for of in used.values())),
+        str(max(of.shared_bytes for of in used.values())),
+        f"{seconds:.0f} s",
+    )
+
+
+def processor_seconds() -> float:
+    """Of this process and of those that it started: ptxas is one."""
+    return sum(os.times()[:4])
+
+
+def key(row: Row) -> tuple[str, str, str]:
+    return row[0], row[3], row[4]
 
 
 def kept_rows(page: str) -> list[Row]:
@@ -169,12 +219,12 @@ def kept_rows(page: str) -> list[Row]:
 
 
 def merged(old: list[Row], new: list[Row]) -> list[Row]:
-    """In the order of shapes, types, GPUs and launches; a new row takes an old one's place."""
-    by_key = {row[:4]: row for row in (*old, *new)}
-    kernels = list(dict.fromkeys(row[3] for row in (*old, *new)))
-    orders = (list(NAMED_SHAPES), list(DTYPES), [f"sm_{number}" for number in ARCHITECTURES], kernels)
+    """In the order of GPUs, shapes and types; a new row takes an old one's place."""
+    names, types, targets = list(NAMED_SHAPES), list(DTYPES), [f"sm_{number}" for number in ARCHITECTURES]
+    by_key = {key(row): row for row in (*old, *new)}
     return sorted(
-        by_key.values(), key=lambda row: [order.index(cell) for order, cell in zip(orders, row, strict=False)]
+        by_key.values(),
+        key=lambda row: (targets.index(row[4]), names.index(row[0].split(",")[0]), types.index(row[3])),
     )
 
 
@@ -201,17 +251,24 @@ def line(row: Row) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=NAMED_SHAPES, default=list(NAMED_SHAPES))
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32", "bfloat16"])
     parser.add_argument("--architectures", nargs="+", type=int, default=list(ARCHITECTURES))
     parser.add_argument("--write", action="store_true", help=f"into the table in {DOCUMENT.name}, row by row")
     arguments = parser.parse_args()
+    triton.knobs.compilation.always_compile = True  # what Triton keeps on disk would make the time of compiling nothing
+    done = {key(row) for row in kept_rows(DOCUMENT.read_text())} if arguments.write else set()
     print(f"{line(COLUMNS)}\n{line(RULE)}", flush=True)
-    for row in rows(arguments.shapes, arguments.dtypes, arguments.architectures):
-        print(line(row), flush=True)
+    for architecture, name, dtype in itertools.product(
+        arguments.architectures, problems(arguments.shapes), arguments.dtypes
+    ):
+        if (", ".join(compiled_alike(name)), dtype, f"sm_{architecture}") in done:
+            continue
+        compiled = row(name, dtype, architecture)
+        print(line(compiled), flush=True)
         if arguments.write:
-            write_document([row])
+            write_document([compiled])
 
 
 def _output(tool: str, *arguments: str) -> str:

@@ -60,12 +60,12 @@ def cells_around(position, N: tl.constexpr, size, n, FACTOR: tl.constexpr, EVEN:
 
 
 @triton.jit
-def upsampled_from(position, starts, i: tl.constexpr, t, size, n):
+def upsampled_from(position, starts, i: tl.constexpr, t, size, n, FACTOR: tl.constexpr, EVEN: tl.constexpr):
     """The t-th output row that reduced row position + i has a share in: its index, that share, and a mask."""
     reduced = position + i
     row = starts[i] + t
     rising = row < starts[i + 1]
-    fraction = cell_fraction(row, tl.where(rising, reduced - 1, reduced), size, n)
+    fraction = cell_fraction(row, tl.where(rising, reduced - 1, reduced), size, n, FACTOR, EVEN)
     # Before the first reduced row and after the last, both neighbours are that row.
     whole = tl.where(rising, reduced == 0, reduced == n - 1)
     share = tl.where(whole, 1.0, tl.where(rising, fraction, 1 - fraction))
@@ -98,10 +98,10 @@ def load_upsample_adjoint(
         for i_x in range(2 * tallest_cell(W, w, FACTOR, EVEN)):
             across = ()
             for n in tl.static_range(RW):
-                across = across + (upsampled_from(column, lefts, n, i_x, W, w),)
+                across = across + (upsampled_from(column, lefts, n, i_x, W, w, FACTOR, EVEN),)
             values = ()
             for i in tl.static_range(RH):
-                y, b_down, m_y = upsampled_from(row, tops, i, i_y, H, h)
+                y, b_down, m_y = upsampled_from(row, tops, i, i_y, H, h, FACTOR, EVEN)
                 p_row = p_image + y.to(tl.int64) * W * Y
                 for n in tl.static_range(RW):
                     x, b_right, m_x = across[n]

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+MAX_REGISTERS = 255  # of a thread
+A_THIRD_OF_REGISTERS = 168  # a multiprocessor's 65536 shared by three programs of 128 threads
 TABLE = Path(__file__).parent / "configurations.json"
 
 
@@ -94,3 +96,9 @@ def rule(key: Key) -> Configuration:
         return Configuration(Tile(64, 16, 2, 2, 4), Tile(64, 16, 2, 2, 4), Tile(64, 16, 2, 2, 4))
     rows = 4 if key.kernel_size <= 13 else 2
     return Configuration(Tile(8, 16, rows, 8, 4), Tile(8, 16, 2, 8, 4), Tile(8, 16, 2, 8, 4))
+
+
+def register_bound(tile: Tile, kernel_size: int, even: bool) -> int:
+    """What a thread of a convolution may take: a share that lets three programs run at once, where it never spills."""
+    channels_a_lane = tile.BP * tile.BC // (32 * tile.warps)
+    return A_THIRD_OF_REGISTERS if channels_a_lane <= 1 and kernel_size <= 11 and even else MAX_REGISTERS

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .convolution import convolve
+from .convolution import convolve, zeros
 from .grid import cell_fraction, cell_start, channel_lanes, patch_origins, tallest_cell
 
 
@@ -25,9 +25,10 @@ def convolve_pair(
     """Convolution and bias of channels c and c + C/2 at one patch: two tuples of RH * RW [BP, BC]."""
     p_image = p_x + o_b.to(tl.int64) * H * W * C + o_c
     p_filter = p_w + i_s * (K * K * C) + o_c
-    pair = ()
-    for half in tl.static_range(2):
+    u, v = zeros(RH * RW, BP, BC), zeros(RH * RW, BP, BC)
+    for half in range(2):
         shift = half * (C // 2)
+        u = v
         if HAS_BIAS:
             b_bias = tl.load(p_b + i_s * C + o_c + shift, mask=m_c, other=0).to(tl.float32)
         else:
@@ -35,12 +36,11 @@ def convolve_pair(
         sums = ()
         for _ in tl.static_range(RH * RW):
             sums = sums + (b_bias,)
-        sums = convolve(
+        v = convolve(
             sums, p_image + shift, p_filter + shift, row, column, m_p, m_c, H, W, h, w,
             C, K, FACTOR, EVEN, False, BP, BC, RH, RW,
         )  # fmt: skip
-        pair = pair + (sums,)
-    return pair
+    return u, v
 
 
 @triton.jit
@@ -87,18 +87,18 @@ def store_upsampled(
         bottom = cell_start(row + i + 1, H, h, FACTOR, EVEN)
         for i_y in range(tallest_cell(H, h, FACTOR, EVEN)):
             y = top + i_y
-            down = cell_fraction(y, row + i, H, h)
+            down = cell_fraction(y, row + i, H, h, FACTOR, EVEN)
             m_row = m_p & m_c & (y < bottom)
-            p_row = (o_b.to(tl.int64) * H + y) * W  # pixels
+            o_row = (o_b.to(tl.int64) * H + y) * W * Y + o_y
             blended = ()
             for n in tl.static_range(RW):
                 blended = blended + (gated[i * RW + n] * (1 - down) + gated[(i + 1) * RW + n] * down,)
             for i_x in range(tallest_cell(W, w, FACTOR, EVEN)):
                 for n in tl.static_range(RW - 1):
                     x = left[n] + i_x
-                    right = cell_fraction(x, column + n, W, w)
+                    right = cell_fraction(x, column + n, W, w, FACTOR, EVEN)
                     b_y = blended[n] * (1 - right) + blended[n + 1] * right
-                    store_result(p_y, p_r, (p_row + x) * Y + o_y, m_row & (x < left[n + 1]), b_y, HAS_RESIDUAL)
+                    store_result(p_y, p_r, o_row + x.to(tl.int64) * Y, m_row & (x < left[n + 1]), b_y, HAS_RESIDUAL)
 
 
 @triton.jit
@@ -125,10 +125,12 @@ def forward_stage(
     Y: tl.constexpr = S * (C // 2)
     o_y = i_s * (C // 2) + o_c
     if FACTOR == 1:
-        for n in tl.static_range(RH * RW):
-            y, x = row + n // RW, column + n % RW
-            offset = ((o_b.to(tl.int64) * H + y) * W + x) * Y + o_y
-            store_result(p_y, p_r, offset, m_p & m_c & (y < H) & (x < W), gated[n], HAS_RESIDUAL)
+        o_patch = ((o_b.to(tl.int64) * H + row) * W + column) * Y + o_y
+        for i in tl.static_range(RH):
+            o_row = o_patch + i * W.to(tl.int64) * Y
+            m_row = m_p & m_c & (row + i < H)
+            for n in tl.static_range(RW):
+                store_result(p_y, p_r, o_row + n * Y, m_row & (column + n < W), gated[i * RW + n], HAS_RESIDUAL)
     else:
         gated = clamped(gated, row, column, h, w, RH, RW)
         store_upsampled(

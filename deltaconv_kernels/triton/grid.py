@@ -73,10 +73,14 @@ def tallest_cell(size, n, FACTOR: tl.constexpr, EVEN: tl.constexpr):
 
 
 @triton.jit
-def cell_fraction(row, cell, size, n):
+def cell_fraction(row, cell, size, n, FACTOR: tl.constexpr, EVEN: tl.constexpr):
     """How far output row `row` lies from reduced row `cell` towards the next, in [0, 1).
 
     The true numerator is below 2 * size, hence right even where its two terms wrap around 32 bits.
     """
-    numerator = (2 * row + 1) * n - (2 * cell + 1) * size
-    return numerator.to(tl.float32) / (2 * size).to(tl.float32)
+    if EVEN:
+        fraction = (2 * row + 1 - (2 * cell + 1) * FACTOR).to(tl.float32) / (2 * FACTOR)
+    else:
+        numerator = (2 * row + 1) * n - (2 * cell + 1) * size
+        fraction = numerator.to(tl.float32) / (2 * size).to(tl.float32)
+    return fraction

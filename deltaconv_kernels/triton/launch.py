@@ -17,14 +17,13 @@ from .backward_kernels import (
     pyramid_backward_pool_kernel,
     pyramid_backward_reduced_kernel,
 )
-from .configurations import Configuration, Key, Tile, configuration, device_kind
+from .configurations import MAX_REGISTERS, Configuration, Key, Tile, configuration, device_kind, register_bound
 from .forward_kernel import pyramid_forward_kernel
 from .weight_kernels import pyramid_backward_reduce_kernel, pyramid_backward_weight_kernel
 
 MAX_PARTITIONS = 64
 PIXELS_PER_PARTITION = 1024
 REDUCE_BLOCK, REDUCE_WARPS = 256, 4
-MAX_REGISTERS = 255
 CACHED_PROBLEMS = 4096
 POOL_RUN = 4  # pixels of a row that one lane of the pooling kernel takes
 
@@ -44,11 +43,12 @@ def pyramid_forward(
     x, weight, bias, residual = x.contiguous(), weight.contiguous(), _contiguous(bias), _contiguous(residual)
     B, H, W, C = x.shape
     tile = _configuration(x, weight).forward
+    problem = _problem(weight, factors, H, W)
     with _on(x):
         pyramid_forward_kernel[forward_grid(B, H, W, C, tuple(factors), tile)](
             x, weight, bias, residual, y, B, H, W, gate_scale,
-            **_problem(weight, factors, H, W), SIGMOID=gate == "sigmoid",
-            HAS_BIAS=bias is not None, HAS_RESIDUAL=residual is not None, **_patches(tile),
+            **problem, SIGMOID=gate == "sigmoid",
+            HAS_BIAS=bias is not None, HAS_RESIDUAL=residual is not None, **_patches(tile, problem),
         )  # fmt: skip
     return y
 
@@ -133,9 +133,10 @@ def _gate_backward(
     B, H, W, C = x.shape
     tile = tiles.backward
     grad_a = x.new_empty(_pixels(x, factors), C, dtype=torch.float32)
+    problem = _problem(weight, factors, H, W)
     pyramid_backward_gate_kernel[_grid(x, factors, C // 2, tile.BP, tile.BC, tile.RH, tile.RW)](
         x, pooled, weight, bias, grad, grad_a, B, H, W, gate_scale,
-        **_problem(weight, factors, H, W), SIGMOID=gate == "sigmoid", HAS_BIAS=bias is not None, **_patches(tile),
+        **problem, SIGMOID=gate == "sigmoid", HAS_BIAS=bias is not None, **_patches(tile, problem),
     )  # fmt: skip
     return grad_a
 
@@ -143,7 +144,8 @@ def _gate_backward(
 def _input_gradient(grad_a: Tensor, x: Tensor, weight: Tensor, factors: Sequence[int], tiles: Configuration) -> Tensor:
     B, H, W, C = x.shape
     tile = tiles.backward
-    problem = _problem(weight, factors, H, W) | _patches(tile)
+    problem = _problem(weight, factors, H, W)
+    problem |= _patches(tile, problem)
     reduced = [f for f in factors if f > 1]
     grad_pooled = x.new_empty(_pixels(x, reduced), C, dtype=torch.float32)
     if reduced:
@@ -215,14 +217,15 @@ def _problem(weight: Tensor, factors: Sequence[int], H: int, W: int) -> dict:
     return {"C": weight.shape[3], "K": weight.shape[1], "FACTORS": tuple(factors), "EVEN": even}
 
 
-def _patches(tile: Tile) -> dict:
-    return {"BP": tile.BP, "BC": tile.BC, "RH": tile.RH, "RW": tile.RW} | _compiler_options(tile.warps)
+def _patches(tile: Tile, problem: dict) -> dict:
+    options = _compiler_options(tile.warps, register_bound(tile, problem["K"], all(problem["EVEN"])))
+    return {"BP": tile.BP, "BC": tile.BC, "RH": tile.RH, "RW": tile.RW} | options
 
 
-def _compiler_options(warps: int) -> dict:
+def _compiler_options(warps: int, registers: int = MAX_REGISTERS) -> dict:
     options = {"num_warps": warps, "enable_fp_fusion": True}  # the default is about to change: bits should not
     if torch.version.hip is None:  # ptxas trades registers for occupancy, and spills, unless it is given a bound
-        options["maxnreg"] = MAX_REGISTERS
+        options["maxnreg"] = registers
     return options
 
 

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 import triton
@@ -25,6 +26,7 @@ from deltaconv_kernels.testing import (
 )
 from deltaconv_kernels.triton import grid, launch
 from deltaconv_kernels.triton.configurations import Configuration, Key, Tile, configuration, rule
+from deltaconv_kernels.triton.forward_kernel import forward_stage
 
 pytestmark = pytest.mark.skipif(not dk.triton.interpreted(), reason="needs TRITON_INTERPRET=1, see test_triton.py")
 
@@ -62,6 +64,23 @@ def test_matches_the_float64_reference(shape, dtype, options):
     assert_matches_oracle(make_case(shape, dtype, **options))
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        (Shape(1, 9, 19, 6, 5), SINGLE),  # tails of rows, columns and channels; windows that differ
+        (Shape(1, 6, 24, 4, 3, (1, 2, 3)), HALF),
+        (Shape(1, 3, 9, 4, 15, (1,)), BRAIN),
+    ],
+    ids=str,
+)
+def test_tiles_of_a_gpu(shape, dtype):
+    """The interpreter's own tiles are small; these are what a GPU takes without a measurement."""
+    on_gpu = rule(Key(shape.inter, shape.height, shape.width, shape.kernel_size, dtype, "sm90"))
+    assert on_gpu.forward.RW == 8
+    with tune_triton.tiles(on_gpu):
+        assert_matches_oracle(make_case(shape, dtype, residual=True))
+
+
 def test_repeats_its_bits():
     case = make_case(Shape(1, 20, 60, 4, 1, (1, 2)))
     assert launch.partitions(1, 20, 60) > 1
@@ -97,6 +116,14 @@ def test_one_gradient_alone(wanted):
     y = dk.pyramid(*list(tensors.values())[:3], case.factors, case.gate, case.gate_scale, tensors["residual"])
     (grad,) = torch.autograd.grad(y, leaf, case.grad)
     assert relative_error(grad, oracle(case)[f"grad_{wanted}"]) <= 1e-5
+
+
+def test_compiles_without_graph_breaks():
+    case = make_case(Shape(1, 3, 4, 4, 3, (1,)))
+    compiled = torch.compile(dk.pyramid, fullgraph=True, backend="aot_eager")
+    expected = run_with_gradients(dk.pyramid, case)
+    for name, result in run_with_gradients(compiled, case).items():
+        assert torch.equal(result, expected[name]), name
 
 
 def test_empty_batch():
@@ -152,6 +179,40 @@ def test_tiles_tuned_elsewhere(tmp_path):
 
 
 @triton.jit
+def last_tile_kernel(
+    p_x, p_w, p_b, p_y, B, H, W, gate_scale,
+    C: tl.constexpr, K: tl.constexpr, FACTOR: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr, R: tl.constexpr,
+):  # fmt: skip
+    """The forward kernel's last program: patches of R x R, one stage whose factor divides H and W."""
+    h, w = H // FACTOR, W // FACTOR
+    if FACTOR == 1:
+        n_r, n_c = tl.cdiv(h, R), tl.cdiv(w, R)
+    else:
+        n_r, n_c = tl.cdiv(h + 1, R - 1), tl.cdiv(w + 1, R - 1)
+    last = tl.cdiv(B * n_r * n_c, BP) - 1
+    forward_stage(
+        p_x, p_w, p_b, None, p_y, last, 0, n_r, n_c, B, H, W, h, w, gate_scale,
+        C, K, 1, FACTOR, True, False, True, False, BP, BC, R, R,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_tensors_beyond_32_bits(factor):
+    """The last pixels of 2^31 elements and more, whose memory is asked for but not touched."""
+    batch, height, width, channels, rows, columns = 9, 4096, 1024, 64, 8, 32
+    case = make_case(Shape(1, rows, width, channels, 3, (factor,)), HALF)
+    x, y = (torch.from_numpy(np.zeros((batch, height, width, c), np.float16)) for c in (channels, channels // 2))
+    assert x.numel() > 2**31
+    x[-1, -rows:] = case.x[0]
+    last_tile_kernel[(1, 2)](
+        x, case.weight, case.bias, y, batch, height, width, case.gate_scale,
+        C=channels, K=3, FACTOR=factor, BP=64, BC=16, R=3 if factor == 2 else 2,
+    )  # fmt: skip
+    expected = oracle(case)["y"]
+    assert relative_error(y[-1:, -1:, -columns:], expected[:, -1:, -columns:]) <= 2e-3
+
+
+@triton.jit
 def positions_kernel(p_out, p_fraction, start, row, size, FACTOR: tl.constexpr, N: tl.constexpr):
     n = size // FACTOR
     i = start + tl.arange(0, N)
@@ -161,7 +222,7 @@ def positions_kernel(p_out, p_fraction, start, row, size, FACTOR: tl.constexpr, 
     tl.store(p_out + 2 * N + o_i, grid.cell_start(i - 1, size, n, FACTOR, False))
     rows = row + tl.arange(0, N)
     tl.store(p_out + 3 * N + o_i, grid.last_window(rows, size, n, FACTOR, False))
-    tl.store(p_fraction + o_i, grid.cell_fraction(rows, i - 1, size, n))
+    tl.store(p_fraction + o_i, grid.cell_fraction(rows, i - 1, size, n, FACTOR, False))
     tl.store(p_out + 4 * N + o_i, tl.zeros([N], tl.int32) + grid.longest_window(size, n, FACTOR, False))
 
 
