@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
+from break_even import break_even
 from gpu_timing import cold_microseconds, graph_microseconds, host_microseconds
 from peak_memory import peak_memory
 from peers import EagerPyramid, SelfAttention
@@ -37,6 +40,12 @@ PASSES = ("forward", "forward-backward")
 SIDES_OF_BLOCK = (16, 32, 64, 128, 256, 512)  # 256 to 262144 tokens
 COMPILED_SHAPES = ("sd15-64-k11", "sd15-32-k9", "sdxl-64-k13", "pixart-64-k13")
 WIDTH, HEADS, KERNEL_SIZE = 320, 8, 9
+# What a ratio compares: our side, the peer, and which of their times.
+WAYS_OF_BLOCK = {
+    "eager": ("blocks", "attention", "cold"),
+    "compiled": ("blocks compiled", "attention compiled", "cold"),
+    "graph": ("blocks", "attention", "graph"),
+}
 
 
 def available() -> list[str]:
@@ -119,29 +128,54 @@ def test_against_compile(benchmark, add_row, which, name, dtype):
     report(benchmark, add_row, "against compile", which, name, dtype, times, ours(case, training))
 
 
-@pytest.mark.parametrize("side", SIDES_OF_BLOCK)
-def test_block(benchmark, add_row, side):
-    """The whole block against the self-attention that it replaces, projections included, in bfloat16."""
+@pytest.fixture(scope="module")
+def block_ratios() -> dict[str, dict[int, float]]:
+    """Attention's time over the block's by number of tokens, measured so far: eager, compiled, as a graph."""
+    return {}
+
+
+def block_functions(side: int) -> dict[str, Callable[[], Any]]:
+    """A block, fused and composed of operators, and the self-attention that it replaces; compiled ones too.
+
+    "exact" is the block in float32.
+    """
     torch.manual_seed(0)
     block = dk.DeltaConvBlock(WIDTH, KERNEL_SIZE, device=DEVICE, dtype=torch.bfloat16).eval()
+    composed = copy.deepcopy(block)
+    composed.in_proj.register_forward_hook(lambda module, arguments, output: None)  # so that the parts are called
     attention = SelfAttention(WIDTH, HEADS, torch.bfloat16).to(DEVICE).eval()
     x = torch.randn(1, side, side, WIDTH, device=DEVICE, dtype=torch.bfloat16)
-    functions = {
-        "blocks": torch.no_grad()(lambda: block(x)),
-        "attention": torch.no_grad()(lambda: attention(x.flatten(1, 2))),
-    }
+    torch._dynamo.reset()
+    modules = {"blocks": block, "composed": composed, "attention": attention}
+    modules |= {f"{name} compiled": torch.compile(modules[name], dynamic=False) for name in ("blocks", "attention")}
+    inputs = {name: x.flatten(1, 2) if name.startswith("attention") else x for name in modules}
+    functions = {name: torch.no_grad()(partial(module, inputs[name])) for name, module in modules.items()}
+    return functions | {"exact": torch.no_grad()(lambda: copy.deepcopy(block).float()(x.float()))}
+
+
+@pytest.mark.parametrize("side", SIDES_OF_BLOCK)
+def test_block(benchmark, add_row, block_ratios, side):
+    """The whole block against the self-attention that it replaces, projections included, in bfloat16."""
+    functions = block_functions(side)
     with dk.use_backend("reference"):
-        expected = functions["blocks"]()
-    assert relative_error(functions["blocks"](), expected) <= ERROR_BUDGET[torch.bfloat16]
+        expected = functions.pop("exact")()
+    for name in ("blocks", "composed", "blocks compiled"):
+        assert relative_error(functions[name](), expected) <= ERROR_BUDGET[torch.bfloat16], name
     times = {
         name: {"cold": cold_microseconds(function), "graph": graph_microseconds(function)}
         for name, function in functions.items()
     }
-    memory = {name: peak_memory(function) for name, function in functions.items()}
-    record(kind="block", tokens=side**2, width=WIDTH, kernel_size=KERNEL_SIZE, times=times, peak_bytes=memory)
-    benchmark.extra_info.update(tokens=side**2, times=times, peak_bytes=memory)
+    for how, (ours, peer, clock) in WAYS_OF_BLOCK.items():
+        if times[ours][clock] and times[peer][clock]:
+            block_ratios.setdefault(how, {})[side**2] = times[peer][clock] / times[ours][clock]
+    even = {how: break_even(ratios) for how, ratios in block_ratios.items()}
+    memory = {name: peak_memory(functions[name]) for name in ("blocks", "attention")}
+    fields = {"times": times, "peak_bytes": memory, "break_even_tokens": even}
+    record(kind="block", tokens=side**2, width=WIDTH, kernel_size=KERNEL_SIZE, **fields)
+    benchmark.extra_info.update(tokens=side**2, **fields)
     benchmark.pedantic(functions["blocks"], rounds=3)
     add_row("block against SDPA, bfloat16, µs", tokens=str(side**2), **rows(times))
+    add_row("block against SDPA, break-even so far, tokens", tokens=str(side**2), **even)
 
 
 @pytest.mark.parametrize("backend", ["cuda", "triton"])

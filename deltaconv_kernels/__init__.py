@@ -2,8 +2,9 @@
 
 from .backends import BackendStatus, backends, use_backend
 from .block import DeltaConvBlock
+from .block_ops import delta_block
 from .flops import pyramid_flops
 from .ops import pyramid
 
 __version__ = "0.1.0"
-__all__ = ["BackendStatus", "DeltaConvBlock", "backends", "pyramid", "pyramid_flops", "use_backend"]
+__all__ = ["BackendStatus", "DeltaConvBlock", "backends", "delta_block", "pyramid", "pyramid_flops", "use_backend"]

@@ -144,6 +144,13 @@ def use_backend(name: str) -> Iterator[None]:
         _requested = previous
 
 
+def why_not_in_use(name: str, device_type: str, dtype: torch.dtype) -> str | None:
+    """None if the backend ``name`` is in use, or may be under "auto", and computes on such tensors; else the reason."""
+    if _requested not in (AUTO, name):
+        return f"the backend in use is {_requested!r}"
+    return _BACKENDS[name].why_not(device_type, dtype)
+
+
 def choose_backend(x: Tensor, weight: Tensor | None = None, factors: Sequence[int] = ()) -> Backend:
     """The requested backend, or under "auto" the first that can compute on ``x``.
 

@@ -8,10 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor  # what torch.export traces with
 
-from .ops import pyramid
+from .block_ops import compose, why_not_fused
+from .ops import is_recorded, pyramid
 from .reference import GATES
-from .validation import MAX_KERNEL_SIZE
+from .validation import MAX_KERNEL_SIZE, BlockArguments
+
+_PLAIN_TENSORS = (Tensor, nn.Parameter, FakeTensor)  # no subclass that is quantised or distributed
 
 
 class DeltaConvBlock(nn.Module):
@@ -70,13 +74,58 @@ class DeltaConvBlock(nn.Module):
         """x: [B, H, W, dim]; residual: the same shape or None, added to the delta. Returns [B, H, W, dim]."""
         if x.dim() != 4 or x.shape[-1] != self.dim:
             raise ValueError(f"x: expected [B, H, W, dim = {self.dim}], got shape {list(x.shape)}")
-        local = pyramid(self.in_proj(x), self.weight, self.bias, self.factors, self.gate, self.gate_scale)
-        shift = self.pool_proj(x.flatten(1, 2).mean(dim=1))[:, None, None]  # [B, 1, 1, dim]
-        # In place: on a CPU the pages of one more tensor of this size cost more than the sum.
-        delta = self.out_proj(local).add_(shift)
-        if residual is None:
-            return delta
-        return delta.add_(residual) if residual.dtype == delta.dtype else residual + delta  # autocast mixes types
+        if self._why_never_fused(x, residual) is None:
+            arguments = self.arguments(x, residual)
+            if self._why_not_now(arguments) is None:
+                return torch.ops.deltaconv.block(*arguments)
+        return compose(x, self.in_proj, self._pyramid, self.out_proj, self.pool_proj, residual)
+
+    def arguments(self, x: Tensor, residual: Tensor | None = None) -> BlockArguments:
+        """What `delta_block` computes this block from."""
+        return BlockArguments(
+            x,
+            self.in_proj.weight,
+            self.in_proj.bias,
+            self.weight,
+            self.bias,
+            self.out_proj.weight,
+            self.out_proj.bias,
+            self.pool_proj.weight,
+            self.pool_proj.bias,
+            self.factors,
+            self.gate,
+            self.gate_scale,
+            residual,
+        )
+
+    def why_not_fused(self, x: Tensor, residual: Tensor | None = None) -> str | None:
+        """None if the forward pass of these tensors is four launches of the `cuda` backend, else the reason."""
+        return self._why_never_fused(x, residual) or self._why_not_now(self.arguments(x, residual))
+
+    def _why_never_fused(self, x: Tensor, residual: Tensor | None) -> str | None:
+        return why_not_fused(x, self.weight.shape[-1], len(self.factors), residual)
+
+    def _why_not_now(self, arguments: BlockArguments) -> str | None:
+        x = arguments.x
+        if torch.is_autocast_enabled(x.device.type):
+            return "autocast chooses each operator's type"
+        if not all(_is_plain(linear) for linear in (self.in_proj, self.out_proj, self.pool_proj)):
+            return "a projection is no plain nn.Linear: it has hooks, or was replaced"
+        tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+        if is_recorded(*tensors):
+            return "gradients are recorded"
+        if any(tensor.dtype != x.dtype or type(tensor) not in _PLAIN_TENSORS for tensor in tensors):
+            return f"not every tensor is a plain one of {x.dtype}"
+        return None
+
+    def _pyramid(self, hidden: Tensor) -> Tensor:
+        return pyramid(hidden, self.weight, self.bias, self.factors, self.gate, self.gate_scale)
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, kernel_size={self.kernel_size}, factors={self.factors}, gate={self.gate!r}"
+
+
+def _is_plain(linear: nn.Module) -> bool:
+    """Whether calling it does nothing but multiply: hooks load weights, adapters replace the module or its forward."""
+    hooks = linear._forward_hooks or linear._forward_pre_hooks or linear._backward_hooks or linear._backward_pre_hooks
+    return type(linear) is nn.Linear and not hooks and "forward" not in vars(linear)

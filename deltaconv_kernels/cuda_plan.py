@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from . import native
+from .block_ops import ALIGNMENT, FUSED_DTYPES
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # in the order of ElementType in csrc/cuda/plan.h
 
@@ -65,18 +66,52 @@ def explain_cuda_plan(
         ValueError: an argument is none of these.
         RuntimeError: the CPU library, which holds the plan, could not be loaded, or no plan fits the GPU.
     """
-    if len(shape) != 4 or min(shape) < 1 or shape[3] % 2:
-        raise ValueError(f"shape: expected four positive sizes B, H, W, C with C even, got {list(shape)}")
+    _check(shape, 2, kernel_size, factors, dtype, DTYPES)
+    sizes = [*shape, kernel_size]
+    return torch.ops.deltaconv.cuda_plan(sizes, list(factors), DTYPES.index(dtype), list(_properties(gpu)))
+
+
+def explain_block_plan(
+    shape: Sequence[int],
+    kernel_size: int,
+    factors: Sequence[int] = (1, 2),
+    dtype: torch.dtype = torch.bfloat16,
+    gpu: str | Gpu = "h200",
+) -> str:
+    """The launches of a whole `DeltaConvBlock` of expansion 1/2 at inference, as `explain_cuda_plan`.
+
+    Args:
+        shape: [B, H, W, dim] of x, dim a multiple of 32.
+        dtype: float16 or bfloat16; in float32 a block is composed of PyTorch's operators.
+    """
+    _check(shape, 4 * ALIGNMENT, kernel_size, factors, dtype, FUSED_DTYPES)
+    sizes = [*shape[:3], shape[3] // 2, kernel_size, shape[3]]
+    return torch.ops.deltaconv.cuda_block_plan(sizes, list(factors), DTYPES.index(dtype), list(_properties(gpu)))
+
+
+def _check(
+    shape: Sequence[int],
+    multiple: int,
+    kernel_size: int,
+    factors: Sequence[int],
+    dtype: torch.dtype,
+    dtypes: Sequence[torch.dtype],
+) -> None:
+    if len(shape) != 4 or min(shape) < 1 or shape[3] % multiple:
+        channels = "C even" if multiple == 2 else f"C a multiple of {multiple}"
+        raise ValueError(f"shape: expected four positive sizes B, H, W, C with {channels}, got {list(shape)}")
     if kernel_size % 2 == 0 or not 1 <= kernel_size <= 31:
         raise ValueError(f"kernel_size: expected an odd number from 1 to 31, got {kernel_size}")
     if not factors or not all(1 <= factor <= min(shape[1:3]) for factor in factors):
         raise ValueError(f"factors: expected numbers from 1 to min(H, W) = {min(shape[1:3])}, got {list(factors)}")
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype: expected one of {', '.join(map(str, DTYPES))}, got {dtype}")
+    if dtype not in dtypes:
+        raise ValueError(f"dtype: expected one of {', '.join(map(str, dtypes))}, got {dtype}")
+
+
+def _properties(gpu: str | Gpu) -> Gpu:
     if isinstance(gpu, str) and gpu not in GPUS:
         raise ValueError(f"gpu: expected one of {', '.join(GPUS)}, got {gpu!r}")
     reason = native.why_not_loaded("cpu")
     if reason is not None:
         raise RuntimeError(f"the launch plan cannot be shown: {reason}")
-    properties = GPUS[gpu] if isinstance(gpu, str) else gpu
-    return torch.ops.deltaconv.cuda_plan([*shape, kernel_size], list(factors), DTYPES.index(dtype), list(properties))
+    return GPUS[gpu] if isinstance(gpu, str) else gpu

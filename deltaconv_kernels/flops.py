@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from . import ops  # noqa: F401  declares the operator
+from . import block_ops  # noqa: F401  declares the operators
 from .reference import stage_sizes
 
 
@@ -45,3 +45,25 @@ def _backward_flops(
     """The forward convolutions, which backward repeats for the gate, and as many for x and for weight where wanted."""
     wants_x, wants_weight, _wants_bias = output_mask
     return (1 + wants_x + wants_weight) * pyramid_flops(x_shape, weight_shape[1], factors)
+
+
+@register_flop_formula(torch.ops.deltaconv.block)
+def _block_flops(
+    x_shape: Sequence[int],
+    in_weight: Sequence[int],
+    in_bias: Any,
+    weight: Sequence[int],
+    bias: Any,
+    out_weight: Sequence[int],
+    out_bias: Any,
+    pool_weight: Any,
+    pool_bias: Any,
+    factors: Sequence[int],
+    *_: Any,
+    **__: Any,
+) -> int:
+    """The pyramid, two projections of every pixel, and one of the mean."""
+    batch, height, width, dim = x_shape
+    inter, local = in_weight[0], out_weight[1]
+    projections = 2 * batch * (height * width * dim * (inter + local) + dim * dim)
+    return projections + pyramid_flops((batch, height, width, inter), weight[1], factors)

@@ -28,6 +28,7 @@ for _backend in NATIVE_BACKENDS:  # implemented by csrc/<backend>, called by bac
     LIBRARY.define(f"pyramid_backward_{_backend}" + _BACKWARD.replace("str gate", "int gate"))
 LIBRARY.define("cpu_isa() -> str")
 LIBRARY.define("cuda_plan(int[] sizes, int[] factors, int element, int[] gpu) -> str")  # see cuda_plan.py
+LIBRARY.define("cuda_block_plan(int[] sizes, int[] factors, int element, int[] gpu) -> str")
 
 
 def pyramid(
@@ -125,7 +126,7 @@ class _PyramidBackward(torch.autograd.Function):
 
 def _pyramid_autograd(keyset, x, weight, bias, factors, gate="scaled", gate_scale=1.0, residual=None):
     below = keyset & torch._C._after_autograd_keyset
-    if _is_recorded(x, weight, bias, residual):
+    if is_recorded(x, weight, bias, residual):
         return _Pyramid.apply(below, x, weight, bias, factors, gate, gate_scale, residual)
     with torch._C._AutoDispatchBelowAutograd():
         return _PYRAMID.redispatch(below, x, weight, bias, factors, gate, gate_scale, residual)
@@ -133,13 +134,14 @@ def _pyramid_autograd(keyset, x, weight, bias, factors, gate="scaled", gate_scal
 
 def _pyramid_backward_autograd(keyset, grad, x, weight, bias, *options):
     below = keyset & torch._C._after_autograd_keyset
-    if _is_recorded(grad, x, weight, bias):
+    if is_recorded(grad, x, weight, bias):
         return _PyramidBackward.apply(below, grad, x, weight, bias, *options)
     with torch._C._AutoDispatchBelowAutograd():
         return _PYRAMID_BACKWARD.redispatch(below, grad, x, weight, bias, *options)
 
 
-def _is_recorded(*tensors: Tensor | None) -> bool:
+def is_recorded(*tensors: Tensor | None) -> bool:
+    """Whether autograd records what is computed from these."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 

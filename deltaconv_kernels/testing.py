@@ -69,6 +69,18 @@ NAMED_SHAPES = {
 }
 GPU_ONLY_SHAPES = ("hires-2048-k9",)
 
+# What the tests of backends that need a GPU cross, in every dtype and with both gates.
+GPU_TEST_SHAPES = [
+    Shape(1, 1, 1, 2, 1, (1,)),
+    Shape(1, 2, 2, 4, 17, (1, 2)),
+    Shape(2, 8, 8, 32, 3),
+    Shape(1, 5, 13, 34, 5, (1, 2, 3)),
+    Shape(2, 13, 5, 18, 7, (2, 4)),
+    Shape(1, 67, 180, 4, 3, (1, 2, 3)),
+    Shape(1, 33, 29, 8, 31, (1, 4)),
+    Shape(2, 64, 64, 160, 11),
+]
+
 
 @dataclass(frozen=True)
 class Case:

@@ -24,6 +24,8 @@ def content() -> dict[str, Any]:
     times = {"cuda": {"cold": 8.0, "graph": 5.0}, "channels_last": {"cold": 80.0, "graph": None}}
     operator = {"kind": "operator", "pass": "forward", "shape": "sd15-64-k7", "dtype": "bfloat16", "flops": 160_000_000}
     sides = {"blocks": {"cold": 10.0, "graph": 9.0}, "attention": {"cold": 25.0, "graph": 24.0}}
+    block = {"kind": "block", "tokens": 4096, "times": sides, "peak_bytes": {"blocks": 3e6, "attention": 5e6}}
+    block |= {"break_even_tokens": {"eager": "900", "graph": "below 256"}}
     step = {"seconds": {"blocks": 0.5, "attention": 1.0}, "peak_bytes": {"blocks": 2e9, "attention": None}}
     step |= {"kind": "denoising", "model": "sd15", "pixels": 512, "ratio_to_attention": 2.0, "planned_bytes": 1e9}
     kernel = {"backend": "cuda", "shape": "sd15-64-k7", "dtype": "float32", "kernel": "void deltaconv::forward(int)"}
@@ -32,9 +34,7 @@ def content() -> dict[str, Any]:
             {"ceiling": "copy", "bytes_per_second": 3e12}, {"ceiling": "matmul", "flops_per_second": 8e14}
         ),
         "operator": part(operator | {"times": times}, status="timed out", seconds=180, reason="its time limit"),
-        "block": part(
-            {"kind": "block", "tokens": 4096, "times": sides, "peak_bytes": {"blocks": 3e6, "attention": 5e6}}
-        ),
+        "block": part(block),
         "denoising-sd15": part(step | {"break_even_pixels": "below 512"}),
         "host": part({"kind": "host", "backend": "cuda", "microseconds": {"forward": 9.0, "forward-backward": 50.0}}),
         "profile-cuda": part(kernel | {"metrics": {"Duration [us]": "5.12"}}),
@@ -51,7 +51,7 @@ def test_every_table() -> None:
         "| copy | 3.00 TB/s |",
         "| matmul | 800 TFLOP/s |",
         "| sd15-64-k7 | bfloat16 | 8.0 / 5.0 | 80.0 / - | 20.0 | 10.0× |",
-        "| 4096 | 10.0 / 9.0 | 25.0 / 24.0 | 2.5× | 3 | 5 |",
+        "| 4096 | 10.0 / 9.0 | - | - | 25.0 / 24.0 | - | 2.5× | 3 | 5 | eager 900, graph below 256 |",
         "| sd15 | 512 | 500.0 | 1000.0 | 2.00× | 2.00 | - | 1.00 | below 512 |",
         "| cuda | 9.0 | 50.0 |",
         "| cuda | sd15-64-k7 | float32 | forward | 5.12 | - | - | - | - |",

@@ -72,18 +72,30 @@ def compile_banded(kernel_size: int, channels: int) -> Any:
 
 def loop_of(compiled: Any, opcode: str) -> Counter[str]:
     """The opcodes of the innermost loop that has most of `opcode`, as nvdisasm lists them."""
+    return busiest_loop(disassembled(compiled), opcode)
+
+
+def disassembled(compiled: Any) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         Path(cubin.name).write_bytes(compiled.asm["cubin"])
         command = [BINARIES / "nvdisasm", "-c", cubin.name]
-        code = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return busiest_loop(code, opcode)
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def busiest_loop(code: str, opcode: str) -> Counter[str]:
-    """Loops are branches back to a label; of those with most of `opcode`, the shortest."""
+    """Of the loops with most of `opcode`, the shortest."""
+    return max(
+        (opcodes for _, opcodes in loops(code)),
+        key=lambda opcodes: (opcodes[opcode], -opcodes.total()),
+        default=Counter(),
+    )
+
+
+def loops(code: str) -> list[tuple[range, Counter[str]]]:
+    """Branches back to a label: the instructions between, by number and by opcode."""
     labels: dict[str, int] = {}
     opcodes: list[str] = []
-    loops: list[Counter[str]] = []
+    found: list[tuple[range, Counter[str]]] = []
     for line in code.splitlines():
         if label := LABEL.match(line):
             labels[label.group(1)] = len(opcodes)
@@ -91,8 +103,10 @@ def busiest_loop(code: str, opcode: str) -> Counter[str]:
             opcodes.append(instruction.group(1))
             target = TARGET.search(line)
             if opcodes[-1] == "BRA" and target and target.group(1) in labels:
-                loops.append(Counter(name for name in opcodes[labels[target.group(1)] :] if name != "NOP"))
-    return max(loops, key=lambda loop: (loop[opcode], -loop.total()), default=Counter())
+                start = labels[target.group(1)]
+                body = Counter(name for name in opcodes[start:] if name != "NOP")
+                found.append((range(start, len(opcodes)), body))
+    return found
 
 
 def main() -> None:

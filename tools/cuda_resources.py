@@ -68,9 +68,9 @@ def read_kernels(library: Path = LIBRARY) -> list[Kernel]:
 
 
 def _kernel(architecture: int, mangled: str, usage: dict[str, int]) -> Kernel:
-    found = re.search(r"\d(Pyramid[A-Za-z]+)I(f|NS\w*?\d(?:Half|BFloat16)E)(.*?)EENS", mangled)
+    found = re.search(r"\d((?:Pyramid|Block)[A-Za-z]+)I(f|NS\w*?\d(?:Half|BFloat16)E)(.*?)EENS", mangled)
     if found is None:
-        raise ValueError(f"the name of a kernel: expected Pyramid…<type, sizes…>, got {mangled}")
+        raise ValueError(f"the name of a kernel: expected Pyramid… or Block…<type, sizes…>, got {mangled}")
     kind = re.sub(r"^NS.*\d(Half|BFloat16)E$", r"\1", found[2])
     sizes = tuple(map(int, re.findall(r"Li(\d+)E?", found[3])))
     resources = (usage["REG"], usage["STACK"], usage["LOCAL"], usage["SHARED"])

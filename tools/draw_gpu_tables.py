@@ -14,6 +14,13 @@ from typing import Any
 
 MARKERS = "<!-- gpu -->\n", "<!-- /gpu -->\n"
 OURS = ("cuda", "triton")
+SIDES_OF_BLOCK = {
+    "blocks": "block",
+    "composed": "composed block",
+    "blocks compiled": "compiled block",
+    "attention": "SDPA",
+    "attention compiled": "compiled SDPA",
+}
 PROFILED = (
     "Duration [us]",
     "Compute (SM) Throughput [%]",
@@ -105,8 +112,11 @@ def block(content: dict[str, Any]) -> str:
         times, peaks = record["times"], record["peak_bytes"]
         ratio = times["attention"]["cold"] / times["blocks"]["cold"]
         memory = [f"{peaks[side] / 1e6:.0f}" for side in ("blocks", "attention")]
-        lines.append([str(record["tokens"]), both(times["blocks"]), both(times["attention"]), f"{ratio:.1f}×", *memory])
-    header = ["tokens", "block, cold / graph", "SDPA, cold / graph", "SDPA over block", "block, MB", "SDPA, MB"]
+        sides = [both(times.get(side)) for side in SIDES_OF_BLOCK]
+        even = ", ".join(f"{how} {tokens}" for how, tokens in record["break_even_tokens"].items())
+        lines.append([str(record["tokens"]), *sides, f"{ratio:.1f}×", *memory, even])
+    header = ["tokens", *(f"{SIDES_OF_BLOCK[side]}, cold / graph" for side in SIDES_OF_BLOCK), "SDPA over block"]
+    header += ["block, MB", "SDPA, MB", "break-even so far, tokens"]
     return table("A block against self-attention, bfloat16", header, lines)
 
 

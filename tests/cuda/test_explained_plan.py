@@ -5,7 +5,7 @@ import torch
 from deltaconv_distill.cli.main import main
 from host_build import device, plan_problem
 
-from deltaconv_kernels.cuda_plan import GPUS, explain_cuda_plan
+from deltaconv_kernels.cuda_plan import GPUS, explain_block_plan, explain_cuda_plan
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -16,6 +16,17 @@ def test_it_is_the_plan_that_the_kernels_run_by(host, gpu, dtype):
     expected = host.explain(forward) + host.explain(backward)
     assert explain_cuda_plan((2, 33, 64, 96), 9, (1, 3), dtype, gpu) == expected
     assert explain_cuda_plan((2, 33, 64, 96), 9, (1, 3), dtype, GPUS[gpu]) == expected
+
+
+@pytest.mark.parametrize("gpu", ["a100", "h200"])
+def test_of_a_whole_block(host, gpu):
+    problem = plan_problem((2, 33, 64, 96), (1, 3), 9, torch.float16)
+    expected = host.explain(host.block_plan(problem, 192, device(gpu)))
+    assert explain_block_plan((2, 33, 64, 192), 9, (1, 3), torch.float16, gpu) == expected
+    with pytest.raises(ValueError, match=r"shape: .* C a multiple of 32"):
+        explain_block_plan((2, 33, 64, 200), 9)
+    with pytest.raises(ValueError, match=r"dtype: expected one of torch\.float16, torch\.bfloat16"):
+        explain_block_plan((2, 33, 64, 192), 9, dtype=torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -38,5 +49,7 @@ def test_the_command_prints_it(capsys):
     options = ["--shape", "2,64,64,320", "--kernel_size", "9", "--dtype", "bfloat16", "--gpu", "h200"]
     assert main(["info", *options]) == 0
     assert capsys.readouterr().out == explain_cuda_plan((2, 64, 64, 320), 9, (1, 2), torch.bfloat16, "h200")
+    assert main(["info", *options, "--block"]) == 0
+    assert capsys.readouterr().out == explain_block_plan((2, 64, 64, 320), 9)
     assert main(["info", "--shape", "2,64,x"]) == 2
     assert "expected numbers separated by commas, got '2,64,x'" in capsys.readouterr().err

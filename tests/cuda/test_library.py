@@ -18,7 +18,7 @@ import ctypes, sys, torch
 ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)
 import deltaconv_kernels
 torch.ops.load_library(sys.argv[2])
-for name in ("pyramid_cuda", "pyramid_backward_cuda"):
+for name in ("pyramid_cuda", "pyramid_backward_cuda", "block_cuda"):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"deltaconv::{name}", "CUDA"), name
 """
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 import deltaconv_kernels as dk
 from deltaconv_kernels import reference
@@ -106,3 +107,66 @@ def test_state_dict_round_trip():
     other.load_state_dict(block.state_dict())
     x = torch.randn(1, 5, 6, 16)
     assert torch.equal(block(x), other(x))
+
+
+def small_block(dtype=torch.float32, bias=True):
+    torch.manual_seed(0)
+    return dk.DeltaConvBlock(16, kernel_size=3, bias=bias, dtype=dtype)
+
+
+def test_as_a_function(backend):
+    block = small_block(torch.float64)
+    x, residual = torch.randn(2, 5, 6, 16).double(), torch.randn(2, 5, 6, 16).double()
+    results = [block(x, residual), dk.delta_block(*block.arguments(x, residual))]
+    assert torch.equal(*results)
+    gradients = [torch.autograd.grad(result.square().sum(), list(block.parameters())) for result in results]
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+    with torch.no_grad():
+        assert torch.equal(dk.delta_block(*block.arguments(x, residual)), results[0])
+    assert not dk.delta_block(*block.arguments(x[:0])).numel()
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("bias", [False, True], ids=["no-bias", "bias"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_opcheck(backend, dtype, bias, recorded):
+    block = small_block(dtype, bias).requires_grad_(recorded)
+    x = torch.randn(2, 5, 6, 16, dtype=dtype)
+    torch.library.opcheck(torch.ops.deltaconv.block.default, tuple(block.arguments(x, x if bias else None)))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("x", torch.randn(5, 6, 16), "x: expected 4 dimensions"),
+        ("in_weight", torch.randn(8), r"in_weight: expected 2 dimensions \[inter, dim\], got shape \[8\]"),
+        ("in_weight", torch.randn(8, 17), r"in_weight: expected \[outputs, inputs\] = \[8, 16\], got shape \[8, 17\]"),
+        ("in_bias", torch.randn(9), r"in_bias: expected \[outputs\] = \[8\]"),
+        ("weight", torch.randn(2, 3, 3, 6), "weight: expected C = 8 channels"),
+        ("out_weight", torch.randn(16, 9), r"out_weight: expected \[outputs, inputs\] = \[16, 8\]"),
+        ("pool_weight", torch.randn(16, 16).double(), "pool_weight: expected the dtype of x, torch.float32"),
+        ("residual", torch.randn(1, 5, 6, 16), r"residual: expected the shape of x = \[2, 5, 6, 16\]"),
+        ("factors", (1, 9), r"factors: expected 1 to min\(H, W\)"),
+        ("gate", "soft", "gate: expected one of"),
+    ],
+)
+def test_bad_arguments_are_named(name, value, message):
+    block = small_block().requires_grad_(False)
+    arguments = block.arguments(torch.randn(2, 5, 6, 16))
+    with pytest.raises(ValueError, match=message):
+        dk.delta_block(*arguments._replace(**{name: value}))
+
+
+def test_says_why_it_is_not_fused():
+    block = small_block(torch.bfloat16).requires_grad_(False)
+    assert block.why_not_fused(torch.randn(1, 5, 6, 16).bfloat16()) == "the fused block runs on cuda, x is on cpu"
+
+
+def test_floating_point_operations_are_those_of_its_parts():
+    block, x = small_block().requires_grad_(False), torch.randn(2, 5, 6, 16)
+    counts = []
+    for function in (block, lambda x: dk.delta_block(*block.arguments(x))):
+        with FlopCounterMode(display=False) as counter:
+            function(x)
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0

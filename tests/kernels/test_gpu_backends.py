@@ -8,6 +8,7 @@ import torch
 import deltaconv_kernels as dk
 from deltaconv_kernels import reference
 from deltaconv_kernels.testing import (
+    GPU_TEST_SHAPES,
     NAMED_SHAPES,
     Shape,
     assert_matches_oracle,
@@ -18,16 +19,6 @@ from deltaconv_kernels.testing import (
 )
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-SIZES = [
-    Shape(1, 1, 1, 2, 1, (1,)),
-    Shape(1, 2, 2, 4, 17, (1, 2)),
-    Shape(2, 8, 8, 32, 3),
-    Shape(1, 5, 13, 34, 5, (1, 2, 3)),
-    Shape(2, 13, 5, 18, 7, (2, 4)),
-    Shape(1, 67, 180, 4, 3, (1, 2, 3)),
-    Shape(1, 33, 29, 8, 31, (1, 4)),
-    Shape(2, 64, 64, 160, 11),
-]
 
 
 @pytest.fixture(params=["cuda", "triton"], autouse=True)
@@ -45,7 +36,7 @@ def cuda_case(shape, dtype=torch.float32, **options):
 
 @pytest.mark.parametrize("gate", reference.GATES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", SIZES, ids=str)
+@pytest.mark.parametrize("shape", GPU_TEST_SHAPES, ids=str)
 def test_matches_the_float64_reference(shape, dtype, gate):
     assert_matches_oracle(cuda_case(shape, dtype, gate=gate, residual=True))
 

@@ -46,7 +46,7 @@ def parts() -> list[Part]:
     return [
         Part("ceilings", 60, script("ceilings")),
         Part("build", 300, (sys.executable, "setup.py", "build_ext", "--inplace"), ("cmake", "ninja")),
-        backend_tests("cuda", "tests/cuda/test_cuda_gpu.py"),
+        backend_tests("cuda", "tests/cuda/test_cuda_gpu.py", "tests/cuda/test_block_gpu.py"),
         Part("triton-compile", 240, script("precompile"), ("gpu", "python:triton")),
         Part(
             "operator",
@@ -54,7 +54,7 @@ def parts() -> list[Part]:
             (*PYTEST, "bench/test_gpu.py", "-k", "operator and not compile"),
             ("gpu", "python:pytest_benchmark"),
         ),
-        Part("block", 90, (*PYTEST, "bench/test_gpu.py", "-k", "block"), ("gpu", "python:pytest_benchmark")),
+        Part("block", 150, (*PYTEST, "bench/test_gpu.py", "-k", "block"), ("gpu", "python:pytest_benchmark")),
         *(denoising(model) for model in ("sd15", "sdxl", "pixart-sigma")),
         backend_tests("triton"),
         *(sanitizer(tool, backend) for backend in ("cuda", "triton") for tool in ("memcheck", "racecheck")),

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "cuda/device/device.h"
+#include "cuda/host/block_module.h"
 #include "cuda/host/fragments.h"
 #include "cuda/host/run.h"
 
@@ -101,6 +102,8 @@ PYBIND11_MODULE(deltaconv_cuda_host, m) {
   m.def(
       "launches", [] { return host::statistics.barriers.size(); },
       "How many kernels this process has launched.");
+
+  bind_block(m);
 
   m.def("multiply_fragments", &multiply_fragments, py::arg("type"), py::arg("a"), py::arg("b"),
         py::arg("addend"), py::arg("result"), py::arg("columns"), py::arg("transposed"));

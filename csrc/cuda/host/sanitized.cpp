@@ -7,44 +7,18 @@
 //
 // Prints how many barriers each launch has. With two more numbers that barrier of every thread of that launch
 // does nothing, which ThreadSanitizer must notice.
-#include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <random>
 #include <sstream>
 #include <string>
 #include <vector>
 
 #include "cuda/device/device.h"
+#include "cuda/host/buffer.h"
 #include "cuda/host/run.h"
 
 namespace deltaconv::cuda {
 namespace {
-
-// Exactly as large as it should be, so that what lies beyond is not ours.
-template <class T>
-struct Buffer {
-  explicit Buffer(int64_t count) : values(new T[static_cast<size_t>(count)]), count(count) {}
-  ~Buffer() { delete[] values; }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  uintptr_t address() const { return reinterpret_cast<uintptr_t>(values); }
-
-  void randomise(std::mt19937& generator) {
-    std::normal_distribution<float> normal;
-    for (int64_t i = 0; i < count; ++i) values[i] = from_float<T>(normal(generator));
-  }
-  void poison() { std::memset(values, 0xff, static_cast<size_t>(count) * sizeof(T)); }
-  bool finite() const {
-    for (int64_t i = 0; i < count; ++i) {
-      if (!std::isfinite(to_float(values[i]))) return false;
-    }
-    return true;
-  }
-
-  T* values;
-  int64_t count;
-};
 
 HostImage dense_image(uintptr_t address, const Sizes& sizes, int64_t channels) {
   return {address, sizes.H * sizes.W * channels, sizes.W * channels, channels};

@@ -21,6 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     plan.add_argument("--kernel_size", type=int, default=9, help="odd, 1 to 31")
     plan.add_argument("--factors", default="1,2", help="reduction factors of the stages, separated by commas")
     plan.add_argument("--dtype", choices=DTYPES, default="float32")
+    plan.add_argument("--block", action="store_true", help="of a whole block at inference; C is then the model's width")
     plan.add_argument("--gpu", help="a100, rtx4090, h100, h200, b200 or rtx5090 (default: this machine's, else h200)")
 
 
@@ -35,10 +36,11 @@ def run(options: argparse.Namespace) -> None:
 def explain_plan(options: argparse.Namespace) -> str:
     import torch
 
-    from deltaconv_kernels.cuda_plan import explain_cuda_plan, this_gpu
+    from deltaconv_kernels.cuda_plan import explain_block_plan, explain_cuda_plan, this_gpu
 
+    explain = explain_block_plan if options.block else explain_cuda_plan
     try:
-        return explain_cuda_plan(
+        return explain(
             parse_numbers(options.shape),
             options.kernel_size,
             parse_numbers(options.factors),

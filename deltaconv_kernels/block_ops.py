@@ -1,0 +1,159 @@
+"""The operator `deltaconv::block`: a whole ΔConvBlock, composed of PyTorch's operators or, at inference, fused.
+
+Composed, it is differentiable, traceable and runs wherever `deltaconv::pyramid` does. The `cuda` backend computes it
+in four launches (docs/cuda.md); `why_not_fused` says when it does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import ops, reference, validation
+from .backends import why_not_in_use
+from .validation import BlockArguments
+
+_ARGUMENTS = """(Tensor x, Tensor in_weight, Tensor? in_bias, Tensor weight, Tensor? bias,
+    Tensor out_weight, Tensor? out_bias, Tensor pool_weight, Tensor? pool_bias,
+    int[] factors, {gate}, float gate_scale=1.0, Tensor? residual=None) -> Tensor"""
+ops.LIBRARY.define("block" + _ARGUMENTS.format(gate='str gate="scaled"'), tags=torch.Tag.pt2_compliant_tag)
+ops.LIBRARY.define("block_cuda" + _ARGUMENTS.format(gate="int gate"))  # implemented by csrc/cuda, called here alone
+
+FUSED_ON = ("cuda",)
+FUSED_DTYPES = (torch.float16, torch.bfloat16)
+ALIGNMENT = 8  # channels in 16 bytes
+
+Project = Callable[[Tensor], Tensor]
+
+
+def delta_block(
+    x: Tensor,
+    in_weight: Tensor,
+    in_bias: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    out_weight: Tensor,
+    out_bias: Tensor | None,
+    pool_weight: Tensor,
+    pool_bias: Tensor | None,
+    factors: Sequence[int] = (1,),
+    gate: str = "scaled",
+    gate_scale: float = 1.0,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """A whole ΔConvBlock as a function: out_proj(pyramid(in_proj(x))) + pool_proj(mean of x over H and W) + residual.
+
+    Source: the ΔConvBlock of ΔConvFusion, arXiv 2504.21292, section 4.
+
+    Args:
+        x: [B, H, W, dim]; float32, bfloat16, float16, or float64 where the pyramid's backend has it.
+        in_weight, in_bias: [inter, dim] and [inter] or None, as in `torch.nn.Linear`.
+        weight, bias, factors, gate, gate_scale: of `pyramid`, with C = inter.
+        out_weight, out_bias: [dim, S * inter / 2] and [dim] or None.
+        pool_weight, pool_bias: [dim, dim] and [dim] or None.
+        residual: [B, H, W, dim] or None.
+
+    Returns:
+        [B, H, W, dim] in x's dtype. Fused, everything between the in-projection, the pyramid and the result is
+        float32 and rounded once; composed, every operator rounds its own result.
+
+    Raises:
+        ValueError: an argument breaks the contract above; the message names it.
+    """
+    return torch.ops.deltaconv.block(
+        x,
+        in_weight,
+        in_bias,
+        weight,
+        bias,
+        out_weight,
+        out_bias,
+        pool_weight,
+        pool_bias,
+        factors,
+        gate,
+        gate_scale,
+        residual,
+    )
+
+
+def compose(
+    x: Tensor,
+    in_proj: Project,
+    pyramid: Project,
+    out_proj: Project,
+    pool_proj: Project,
+    residual: Tensor | None,
+) -> Tensor:
+    """The block from its parts, in PyTorch's operators."""
+    local = pyramid(in_proj(x))
+    shift = pool_proj(x.flatten(1, 2).mean(dim=1))[:, None, None]  # [B, 1, 1, dim]
+    # In place: on a CPU the pages of one more tensor of this size cost more than the sum.
+    delta = out_proj(local).add_(shift)
+    if residual is None:
+        return delta
+    return delta.add_(residual) if residual.dtype == delta.dtype else residual + delta  # autocast mixes types
+
+
+def why_not_fused(x: Tensor, inter: int, stages: int, residual: Tensor | None) -> str | None:
+    """None if the `cuda` backend would compute the block of these tensors in four launches, else the reason."""
+    if x.device.type not in FUSED_ON:
+        return f"the fused block runs on {' or '.join(FUSED_ON)}, x is on {x.device.type}"
+    if x.dtype not in FUSED_DTYPES:
+        return f"the fused block computes in {', '.join(map(str, FUSED_DTYPES))}, x is {x.dtype}"
+    if residual is not None and (residual.dtype != x.dtype or residual.shape != x.shape):
+        return f"residual is {residual.dtype} of {list(residual.shape)}, not as x: {x.dtype} of {list(x.shape)}"
+    for name, channels in (("dim", x.shape[-1]), ("inter", inter), ("S * inter / 2", stages * (inter // 2))):
+        if channels % ALIGNMENT:
+            return f"{name} = {channels} is not a multiple of {ALIGNMENT}"
+    # The choice of a backend cannot be traced, nor is it fixed in a graph: the operator makes it at each call.
+    return None if torch.compiler.is_compiling() else why_not_in_use("cuda", x.device.type, x.dtype)
+
+
+def _composed(*arguments: Any) -> Tensor:
+    block = BlockArguments(*arguments)
+
+    def pyramid(hidden: Tensor) -> Tensor:
+        return ops.pyramid(hidden, block.weight, block.bias, block.factors, block.gate, block.gate_scale)
+
+    in_proj = partial(F.linear, weight=block.in_weight, bias=block.in_bias)
+    out_proj = partial(F.linear, weight=block.out_weight, bias=block.out_bias)
+    pool_proj = partial(F.linear, weight=block.pool_weight, bias=block.pool_bias)
+    return compose(block.x, in_proj, pyramid, out_proj, pool_proj, block.residual)
+
+
+def _run(*arguments: Any) -> Tensor:
+    block = BlockArguments(*arguments)
+    validation.check_block(block)
+    if why_not_fused(block.x, block.inter, len(block.factors), block.residual) is not None:
+        return _composed(*block)
+    gate = reference.GATES.index(block.gate)
+    return torch.ops.deltaconv.block_cuda(**(block._asdict() | {"gate": gate}))
+
+
+@torch.library.register_fake("deltaconv::block", lib=ops.LIBRARY)
+def _fake(*arguments: Any) -> Tensor:
+    block = BlockArguments(*arguments)
+    validation.check_block(block)
+    return block.x.new_empty(block.x.shape)
+
+
+_BLOCK = torch.ops.deltaconv.block.default
+
+
+def _autograd(keyset: Any, *arguments: Any) -> Tensor:
+    if ops.is_recorded(*(argument for argument in arguments if isinstance(argument, Tensor))):
+        return _composed(*arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return _BLOCK.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
+
+
+ops.LIBRARY.impl("block", _run, "CompositeExplicitAutograd")
+ops.LIBRARY.impl("block", _autograd, "Autograd", with_keyset=True)
+for _key in ("AutocastCPU", "AutocastCUDA"):  # each of PyTorch's operators casts as it does
+    ops.LIBRARY.impl("block", _composed, _key)

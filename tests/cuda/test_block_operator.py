@@ -1,0 +1,185 @@
+"""DeltaConvBlock's fused path, with the host build in place of the GPU: when it is taken, and that it is the block."""
+
+import copy
+
+import pytest
+import torch
+from host_block import run_block
+from torch import nn
+
+import deltaconv_kernels as dk
+from deltaconv_kernels import block_ops
+from deltaconv_kernels.backends import why_not_in_use
+from deltaconv_kernels.reference import GATES
+from deltaconv_kernels.testing import ERROR_BUDGET, relative_error
+from deltaconv_kernels.validation import BlockArguments
+
+LAUNCHES = 4
+
+
+def block_on_host(*arguments):
+    """As csrc/cuda/block_op.cpp: tensors are made dense."""
+    block = BlockArguments(*(a.contiguous() if isinstance(a, torch.Tensor) else a for a in arguments))
+    return run_block(block._replace(gate=GATES[int(block.gate)])).result
+
+
+@pytest.fixture
+def fused(host, monkeypatch):
+    """CPU tensors take the fused path; counts the launches since the last call."""
+    monkeypatch.setattr(block_ops, "FUSED_ON", ("cpu",))
+    monkeypatch.setattr(block_ops, "why_not_in_use", lambda name, device_type, dtype: None)
+    library = torch.library.Library("deltaconv", "IMPL")
+    library.impl("block_cuda", block_on_host, "CPU")
+    last = host.launches()
+
+    def launched():
+        nonlocal last
+        before, last = last, host.launches()
+        return last - before
+
+    yield launched
+    library._destroy()
+
+
+@pytest.fixture
+def block():
+    torch.manual_seed(0)
+    return dk.DeltaConvBlock(48, kernel_size=3, dtype=torch.bfloat16).eval()
+
+
+def images(dtype=torch.bfloat16):
+    generator = torch.Generator().manual_seed(1)
+    return tuple(torch.randn(2, 7, 9, 48, generator=generator).to(dtype) for _ in range(2))
+
+
+def expected(block, x, residual=None):
+    exact = copy.deepcopy(block).double()
+    return exact(x.double(), None if residual is None else residual.double())
+
+
+@torch.no_grad()
+def test_the_block_takes_it(fused, block):
+    x, residual = images()
+    assert block.why_not_fused(x, residual) is None
+    result = block(x, residual)
+    assert fused() == LAUNCHES
+    assert relative_error(result, expected(block, x, residual)) <= ERROR_BUDGET[torch.bfloat16]
+    with torch.inference_mode():
+        assert torch.equal(block(x, residual), result)
+    assert torch.equal(dk.delta_block(*block.arguments(x, residual)), result)
+    assert fused() == 2 * LAUNCHES
+
+
+@torch.no_grad()
+def test_compiled_and_exported(fused, block):
+    torch._dynamo.reset()
+    x, residual = images()
+    result = block(x, residual)
+    compiled = torch.compile(block, fullgraph=True)
+    exported = torch.export.export(block, (x, residual)).module()
+    fused()
+    for function in (compiled, exported):
+        assert torch.equal(function(x, residual), result)
+        assert fused() == LAUNCHES
+
+
+@torch.no_grad()
+def test_compiled_for_any_size(fused, block):
+    torch._dynamo.reset()
+    graphs = []
+
+    def counting(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(block, fullgraph=True, dynamic=True, backend=counting)
+    for batch, height, width in ((2, 5, 9), (3, 7, 6)):
+        x = torch.randn(batch, height, width, 48).bfloat16()
+        assert torch.equal(compiled(x), block(x))
+    assert len(graphs) == 1
+
+
+class Adapter(nn.Linear):
+    """As adapters replace a layer."""
+
+
+def with_hook(block):
+    block.in_proj.register_forward_hook(lambda module, arguments, output: output)
+
+
+def with_forward(block):
+    block.out_proj.forward = block.out_proj.forward
+
+
+def with_adapter(block):
+    block.pool_proj = Adapter(48, 48, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("change", [with_hook, with_forward, with_adapter])
+@torch.no_grad()
+def test_projections_that_do_more_are_called(fused, block, change):
+    x, residual = images()
+    change(block)
+    assert "no plain nn.Linear" in block.why_not_fused(x, residual)
+    result = block(x, residual)
+    assert fused() == 0
+    assert relative_error(result, expected(block, x, residual)) <= ERROR_BUDGET[torch.bfloat16]
+
+
+def test_gradients_are_recorded(fused, block):
+    x, residual = images()
+    assert block.why_not_fused(x) == "gradients are recorded"
+    block(x, residual).float().square().sum().backward()
+    by_module = [parameter.grad for parameter in block.parameters()]
+    block.zero_grad()
+    dk.delta_block(*block.arguments(x, residual)).float().square().sum().backward()
+    assert fused() == 0
+    assert all(torch.equal(parameter.grad, grad) for parameter, grad in zip(block.parameters(), by_module, strict=True))
+    block.requires_grad_(False)
+    assert block.why_not_fused(x) is None
+    assert block.why_not_fused(x.requires_grad_()) == "gradients are recorded"
+
+
+@torch.no_grad()
+def test_autocast_is_left_alone(fused):
+    torch.manual_seed(0)
+    block = dk.DeltaConvBlock(48, kernel_size=3)
+    x, residual = images(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert block.why_not_fused(x.bfloat16()) == "autocast chooses each operator's type"
+        delta, summed = block(x), block(x, residual)
+        again = dk.delta_block(*block.arguments(x, residual))
+    assert fused() == 0
+    assert (delta.dtype, summed.dtype) == (torch.bfloat16, torch.float32)
+    assert torch.equal(again, summed)
+
+
+@torch.no_grad()
+def test_reasons(fused, block, monkeypatch):
+    x, residual = images()
+    for reason, why in (
+        (r"computes in torch.float16, torch.bfloat16, x is torch.float32", block.why_not_fused(x.float())),
+        ("residual is torch.float32", block.why_not_fused(x, residual.float())),
+        ("not every tensor is a plain one of torch.float16", block.why_not_fused(x.half())),
+        ("dim = 20 is not a multiple of 8", dk.DeltaConvBlock(20, 3).why_not_fused(x[..., :20])),
+        ("inter = 20 is not", dk.DeltaConvBlock(40, 3).why_not_fused(x[..., :40])),
+    ):
+        assert reason in why
+    monkeypatch.setattr(block_ops, "FUSED_ON", ("cuda",))
+    assert block.why_not_fused(x) == "the fused block runs on cuda, x is on cpu"
+
+
+def test_the_backend_in_use_decides(block):
+    """Without a GPU, or with another backend asked for, the operator is composed."""
+    with torch.no_grad(), dk.use_backend("reference"):
+        assert why_not_in_use("cuda", "cuda", torch.bfloat16) == "the backend in use is 'reference'"
+    assert why_not_in_use("cuda", "cpu", torch.bfloat16) == "it runs on cuda, x is on cpu"
+
+
+@torch.no_grad()
+def test_strided_input(fused, block):
+    x, residual = images()
+    strided = x.transpose(1, 2).contiguous().transpose(1, 2)
+    assert not strided.is_contiguous()
+    assert torch.equal(block(strided, residual), block(strided.contiguous(), residual))
+    assert fused() == 2 * LAUNCHES

@@ -1,0 +1,31 @@
+"""What a call of the CPU kernels takes beside its results: nothing of x's size."""
+
+import pytest
+import torch
+from peak_memory import peak_memory
+
+from deltaconv_kernels import backends
+from deltaconv_kernels.testing import Shape, make_case
+
+CASE = make_case(Shape(1, 512, 512, 64, 9))  # x, its gradient and the result: 64 MiB each
+X_BYTES = CASE.x.numel() * CASE.x.element_size()
+
+
+def run(training):
+    arguments = (CASE.x, CASE.weight, CASE.bias, list(CASE.factors), 0, 1.0)
+    if training:
+        return torch.ops.deltaconv.pyramid_backward_cpu(CASE.grad, *arguments, [True, True, True])
+    return torch.ops.deltaconv.pyramid_cpu(*arguments, None)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="peak_memory counts the GPU's memory here")
+@pytest.mark.parametrize("training", [False, True], ids=["forward", "backward"])
+def test_a_call_takes_little_beside_its_results(training):
+    assert backends()["cpu"].available  # loads the library
+    run(training)
+    peak = peak_memory(lambda: run(training))
+    if peak is None:
+        pytest.skip("needs Linux's /proc/self/clear_refs")
+    beside = peak - X_BYTES  # the result, or the gradient of x
+    assert 0.5 * X_BYTES < peak, "the result itself must have been counted"
+    assert beside < X_BYTES / 4, f"{beside / 2**20:.0f} MiB beside results of {X_BYTES / 2**20:.0f} MiB"
