@@ -10,7 +10,7 @@ namespace {
 // By the problem's sizes alone, so that the weight gradient has the same bits for any number of threads.
 template <class A>
 Partition partition_of(const Sizes& sizes, const StagePlans<A>& stages) {
-  constexpr int64_t kPixels = 512, kMinRows = 2;
+  constexpr int64_t kPixels = 512, kMinRows = 2, kMaxTasks = 256;
   int64_t smallest_h = sizes.H, smallest_w = sizes.W;
   for (int64_t s = 0; s < sizes.S; ++s) {
     smallest_h = std::min(smallest_h, stages[s].h);
@@ -18,26 +18,28 @@ Partition partition_of(const Sizes& sizes, const StagePlans<A>& stages) {
   }
   const int64_t panels = std::min(ceil_div(sizes.W, panel_width(sizes.K)), smallest_w);
   const int64_t wanted = sizes.H * sizes.W / panels / kPixels;
-  return {std::clamp<int64_t>(wanted, 1, std::max<int64_t>(smallest_h / kMinRows, 1)), panels};
+  const int64_t strips = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(smallest_h / kMinRows, 1));
+  const int64_t groups = ceil_div(kMaxTasks, sizes.B * ceil_div(sizes.C / 2, kBlock) * panels);
+  return {strips, panels, std::min(groups, strips)};
 }
 
-// Parts of grad_x. A part's halo is computed twice, so the strips are grouped into no more than keep the
-// threads busy.
+// Parts of grad_x. A part's halo is computed twice, so the groups of strips are joined into no more tasks
+// than keep the threads busy.
 std::vector<BackwardTask> split(const Sizes& sizes, const Partition& partition, int64_t threads) {
   constexpr int64_t kTasksPerThread = 4;
   const int64_t blocks = ceil_div(sizes.C / 2, kBlock);
   const int64_t wanted =
       threads == 1 ? 1 : ceil_div(kTasksPerThread * threads, sizes.B * blocks * partition.panels);
-  const int64_t groups = std::min(wanted, partition.strips);
+  const int64_t parts = std::min(wanted, partition.groups);
+  const auto first_strip = [&](int64_t part) {
+    return part * partition.groups / parts * partition.strips / partition.groups;
+  };
   std::vector<BackwardTask> tasks;
   for (int64_t image = 0; image < sizes.B; ++image) {
     for (int64_t block = 0; block < blocks; ++block) {
       for (int64_t panel = 0; panel < partition.panels; ++panel) {
-        for (int64_t group = 0; group < groups; ++group) {
-          tasks.push_back({image,
-                           block,
-                           panel,
-                           {group * partition.strips / groups, (group + 1) * partition.strips / groups}});
+        for (int64_t part = 0; part < parts; ++part) {
+          tasks.push_back({image, block, panel, {first_strip(part), first_strip(part + 1)}});
         }
       }
     }
@@ -76,7 +78,7 @@ void launch(const Kernels<T>& kernels, const Inputs& inputs, const Tensor& grad,
   const Sizes& sizes = inputs.sizes;
   const StagePlans<Accumulator<T>> stages(sizes, inputs.factors, true);
   const Partition partition = partition_of(sizes, stages);
-  const int64_t parts = sizes.B * partition.strips * partition.panels;
+  const int64_t parts = sizes.B * partition.groups * partition.panels;
   const bool sums = gradients.weight.numel() > 0 || gradients.bias.numel() > 0;
   const auto partials =
       new_array<Accumulator<T>>(sums ? parts * sizes.S * (sizes.K * sizes.K + 1) * sizes.C : 0);

@@ -100,10 +100,12 @@ struct ForwardTask {
   Range rows, cols;
 };
 
-// The image is cut into strips x panels parts, by its size alone. Each part has its own partial weight
-// gradient; their sum in a fixed order does not depend on which thread computed which part.
+// An image is cut into strips x panels, by the problem's sizes alone. Sums of the weight gradient start anew
+// with each strip, which keeps them short; the strips of a group are added up in order, and each group and
+// panel has its own partial weight gradient. Nothing of that depends on which thread computed what.
 struct Partition {
   int64_t strips, panels;  // along H and along W
+  int64_t groups;          // of strips
 };
 
 template <class T>
@@ -112,7 +114,7 @@ struct BackwardArguments {
   Image<const T> grad;
   Partition partition;
   T* grad_x;                 // contiguous [B, H, W, C], or null
-  Accumulator<T>* partials;  // [B, strips, panels, S, K * K + 1, C], the last tap is the bias; or null
+  Accumulator<T>* partials;  // [B, groups, panels, S, K * K + 1, C], the last tap is the bias; or null
 };
 
 // Strips [begin, end) of one panel, all stages.

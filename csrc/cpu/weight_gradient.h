@@ -75,17 +75,19 @@ struct WeightGradient {
     store(bias_sum, sum);
   }
 
-  // Writes the sums if row r is the last of its strip.
+  // If row r is the last of its strip: writes the sums, or adds them to those of the group's earlier strips.
   DELTACONV_INLINE void write_at_end_of_strip(int64_t r) const {
     if (r != strip_rows(r).end - 1) return;
     const Sizes& sizes = arguments->problem.sizes;
     const Partition& partition = arguments->partition;
-    const int64_t part = (task->image * partition.strips + strip_of(r)) * partition.panels + task->panel;
-    A* stage_sums = arguments->partials + (part * sizes.S + stage) * (K() * K() + 1) * sizes.C;
-    for (int64_t plane = 0; plane < block.planes(); ++plane) write_plane(plane, stage_sums);
+    const int64_t strip = strip_of(r), group = ((strip + 1) * partition.groups - 1) / partition.strips;
+    const bool first = strip == group * partition.strips / partition.groups;
+    const int64_t partial = (task->image * partition.groups + group) * partition.panels + task->panel;
+    A* stage_sums = arguments->partials + (partial * sizes.S + stage) * (K() * K() + 1) * sizes.C;
+    for (int64_t plane = 0; plane < block.planes(); ++plane) write_plane(plane, first, stage_sums);
   }
 
-  DELTACONV_INLINE void write_plane(int64_t plane, A* stage_sums) const {
+  DELTACONV_INLINE void write_plane(int64_t plane, bool first, A* stage_sums) const {
     const int64_t C = arguments->problem.sizes.C, chunks = tiling.scheme.chunks;
     const int lanes = block.lanes(plane);
     const A* from = sums + plane * filter_size() * V;
@@ -96,10 +98,15 @@ struct WeightGradient {
         transform_outputs<M>(from + i * chunks * V, chunks, K() * chunks, Vector<A>{}, taps);
       });
       with_lanes<A>(lanes, [&]<bool Full>() {
-        for (int64_t j = 0; j < K(); ++j, to += C) store<Full>(to, load(taps + j * V), lanes);
+        for (int64_t j = 0; j < K(); ++j, to += C) put<Full>(load(taps + j * V), first, to, lanes);
       });
     }
-    store<false>(to, load(bias + plane * V), lanes);
+    put<false>(load(bias + plane * V), first, to, lanes);
+  }
+
+  template <bool Full>
+  static DELTACONV_INLINE void put(Vector<A> value, bool first, A* to, int lanes) {
+    store<Full>(to, first ? value : value + load<Full>(to, lanes), lanes);
   }
 };
 

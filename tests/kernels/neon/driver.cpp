@@ -59,7 +59,7 @@ void compute(const Kernels<T>& kernels, const Header& header, FILE* in, FILE* ou
   const ForwardArguments<T> forward{problem, image(residual.data(), channels),
                                     image(result.data(), channels)};
   const BackwardArguments<T> backward{
-      problem, image(grad.data(), channels), {strips, 1}, grad_x.data(), partials.data()};
+      problem, image(grad.data(), channels), {strips, 1, strips}, grad_x.data(), partials.data()};
   for (int64_t b = 0; b < sizes.B; ++b) {
     for (int64_t block = 0; block * kBlock < sizes.C / 2; ++block) {
       run_task(kernels.forward_scratch, kernels.forward, forward,
