@@ -29,7 +29,7 @@ from triton.runtime.jit import JITFunction
 
 from deltaconv_kernels.testing import NAMED_SHAPES, Shape, make_case
 from deltaconv_kernels.triton import launch
-from deltaconv_kernels.triton.configurations import Configuration, Key, configuration
+from deltaconv_kernels.triton.configurations import Configuration, Key, configuration, register_bound
 
 ARCHITECTURES = (80, 90, 100)
 NVIDIA_OPTIONS = ("maxnreg",)
@@ -38,10 +38,7 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "triton_machine_code.md"
 KERNELS = ("forward", "pool", "gate", "reduced", "input", "weight", "reduce")
 COLUMNS = ("shapes", "C", "K", "dtype", "GPU", *KERNELS, "spilled", "shared", "compiled in")
 RULE = ("---", "---:", "---:", "---", "---", *("---:",) * 10)
-KERNEL_SOURCES = (
-    "grid.py", "convolution.py", "forward_kernel.py", "backward_kernels.py", "weight_kernels.py", "configurations.py",
-    "configurations.json",
-)  # fmt: skip
+KERNEL_SOURCES = ("grid.py", "convolution.py", "forward_kernel.py", "backward_kernels.py", "weight_kernels.py")
 MARKERS = "<!-- compiled -->\n", "<!-- /compiled -->\n"
 TENSOR_CORE_OPCODES = ("HMMA", "HGMMA", "QGMMA", "UTCHMMA", "OMMA")
 ATOMIC_OPCODES = ("ATOM", "ATOMG", "ATOMS", "RED", "REDG")
@@ -72,7 +69,6 @@ class Resources:
     shared_bytes: int
     instructions: int
     multiply_adds: int
-    additions: int
     tensor_core_instructions: int
     atomics: int
     loads: int
@@ -159,7 +155,6 @@ def resources(compiled: Any) -> Resources:
         shared_bytes=compiled.metadata.shared,
         instructions=sum(opcode != "NOP" for opcode in opcodes),
         multiply_adds=opcodes.count("FFMA"),
-        additions=opcodes.count("FADD"),
         tensor_core_instructions=sum(opcode in TENSOR_CORE_OPCODES for opcode in opcodes),
         atomics=sum(opcode in ATOMIC_OPCODES for opcode in opcodes),
         loads=opcodes.count("LDG"),
@@ -229,9 +224,15 @@ def merged(old: list[Row], new: list[Row]) -> list[Row]:
 
 
 def made_by() -> str:
-    sources = sorted((DOCUMENT.parents[1] / "deltaconv_kernels" / "triton").glob("*"))
-    text = b"".join(path.read_bytes() for path in sources if path.name in KERNEL_SOURCES)
-    return f"Triton {triton.__version__}, kernels {hashlib.sha256(text).hexdigest()[:8]}"
+    """The compiler, and a hash of what it is given: the kernels, and what is chosen for the named shapes."""
+    folder = DOCUMENT.parents[1] / "deltaconv_kernels" / "triton"
+    digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in KERNEL_SOURCES))
+    for shape, dtype, architecture in itertools.product(NAMED_SHAPES.values(), DTYPES.values(), ARCHITECTURES):
+        K = shape.kernel_size
+        tiles = configuration(Key(shape.inter, shape.height, shape.width, K, dtype, f"sm{architecture}"))
+        bounds = [register_bound(tile, K, even=True) for tile in (tiles.forward, tiles.backward)]
+        digest.update(f"{tiles} {bounds}".encode())
+    return f"Triton {triton.__version__}, kernels {digest.hexdigest()[:8]}"
 
 
 def write_document(new: list[Row]) -> None:

@@ -1,6 +1,7 @@
 """Prints what a call of the operator costs before any arithmetic: each layer on a problem of four pixels, one thread.
 
 The native call is what the layers of Python around it come on top of; one depthwise F.conv2d is there for comparison.
+Of a whole block too: composed, and as the GPU's fused block is called, with a stand-in for its launches.
 """
 
 from __future__ import annotations
@@ -8,11 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 
-from deltaconv_kernels import backends, reference, use_backend
+from deltaconv_kernels import DeltaConvBlock, backends, block_ops, reference, use_backend
 from deltaconv_kernels.testing import Shape, make_case, run_with_gradients
 
 ROUNDS, CALLS = 7, 500
@@ -27,6 +29,20 @@ def microseconds(function: Callable[[], object]) -> float:
             function()
         rounds.append((time.thread_time() - start) / CALLS)
     return 1e6 * min(rounds)
+
+
+def print_block() -> None:
+    """A block of no pixels in float16: composed, and fused with a stand-in that returns a new tensor at once."""
+    library = torch.library.Library("deltaconv", "IMPL")
+    library.impl("block_cuda", lambda x, *_: torch.empty_like(x), "CPU")
+    block = DeltaConvBlock(16, 1, (1,), 1.0, dtype=torch.float16).requires_grad_(False)
+    function = partial(block, torch.empty(0, 1, 1, 16, dtype=torch.float16))
+    print(f"{'block, composed':32} {microseconds(function):6.1f} µs")
+    with (
+        mock.patch.object(block_ops, "FUSED_ON", ("cpu",)),
+        mock.patch.object(block_ops, "why_not_in_use", return_value=None),
+    ):
+        print(f"{'block, fused':32} {microseconds(function):6.1f} µs")
 
 
 def main() -> None:
@@ -57,6 +73,7 @@ def main() -> None:
     with use_backend("cpu"):
         for name, function in layers.items():
             print(f"{name:32} {microseconds(function):6.1f} µs")
+        print_block()
     print(f"torch {torch.__version__}")
 
 

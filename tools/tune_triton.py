@@ -41,18 +41,23 @@ WARM_UP, REPETITIONS = 25, 100  # milliseconds
 
 
 def convolution_tiles() -> list[Tile]:
-    """Patches with at most 64 accumulators a lane and channel of a pair, one or two of them a lane."""
-    sizes = itertools.product((4, 8, 16), (16, 32, 64), (2, 4), (4, 8), (2, 4, 8))
-    return [Tile(*size) for size in sizes if _elements_a_lane(*size) in (1, 2)]
+    """Patches with 16 to 64 accumulators a lane and half of a pair, of one or two channels."""
+    sizes = itertools.product((4, 8, 16), (16, 32, 64), (2, 4), (4, 8, 16), (2, 4, 8))
+    tiles = [Tile(*size) for size in sizes]
+    return [tile for tile in tiles if channels_a_lane(tile) in (1, 2) and 16 <= accumulators(tile) <= 64]
 
 
 def weight_tiles() -> list[Tile]:
     sizes = itertools.product((2, 4, 8), (16, 32, 64), (1, 2, 3), (8, 16), (4, 8))
-    return [Tile(*size) for size in sizes if _elements_a_lane(*size) in (1, 2)]
+    return [tile for size in sizes if channels_a_lane(tile := Tile(*size)) in (1, 2)]
 
 
-def _elements_a_lane(BP: int, BC: int, RH: int, RW: int, warps: int) -> float:
-    return BP * BC / (32 * warps)
+def channels_a_lane(tile: Tile) -> float:
+    return tile.BP * tile.BC / (32 * tile.warps)
+
+
+def accumulators(tile: Tile) -> float:
+    return channels_a_lane(tile) * tile.RH * tile.RW
 
 
 def gradients(case: Case, output_mask: tuple[bool, bool, bool]) -> tuple[torch.Tensor, ...]:

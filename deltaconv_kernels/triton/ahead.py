@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from . import interpreted
 from .configurations import device_kind
 
 TABLE = Path(__file__).with_name("ahead.json")
@@ -31,9 +32,9 @@ def table() -> dict[str, dict[str, float]]:
 def is_ahead(
     C: int, H: int, W: int, K: int, factors: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> bool:
-    """Whether every pass that was measured on such a problem was faster here; False where none was.
+    """Whether every pass that was measured on such a problem was faster here; False where none was, or interpreted.
 
     One answer for both passes, so that a gradient comes from the backend that made the result.
     """
     ratios = table().get(problem_class(device_kind(device), C, H, W, K, factors, dtype), {})
-    return min(ratios.values(), default=0.0) > 1
+    return min(ratios.values(), default=0.0) > 1 and not interpreted()

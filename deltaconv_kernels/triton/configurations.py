@@ -100,5 +100,5 @@ def rule(key: Key) -> Configuration:
 
 def register_bound(tile: Tile, kernel_size: int, even: bool) -> int:
     """What a thread of a convolution may take: a share that lets three programs run at once, where it never spills."""
-    channels_a_lane = tile.BP * tile.BC // (32 * tile.warps)
-    return A_THIRD_OF_REGISTERS if channels_a_lane <= 1 and kernel_size <= 11 and even else MAX_REGISTERS
+    outputs_a_lane = tile.RH * tile.RW * tile.BP * tile.BC // (32 * tile.warps)
+    return A_THIRD_OF_REGISTERS if outputs_a_lane <= 32 and kernel_size <= 11 and even else MAX_REGISTERS

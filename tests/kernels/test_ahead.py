@@ -79,6 +79,12 @@ def test_not_where_triton_cannot_run(gpu, monkeypatch):
     assert choice() == "cuda"
 
 
+def test_not_in_the_interpreter(gpu, monkeypatch):
+    gpu[KEY] = {"forward": 1.2}
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert choice() == "cuda"
+
+
 def test_both_passes_ask_with_the_same_problem(gpu, monkeypatch):
     asked = []
 

@@ -17,6 +17,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 import triton
 from compile_triton import compile_launch, launches_of, resources
+from count_pooled import row_of_inputs
 
 
 def version(module):
@@ -92,11 +93,10 @@ def test_loads_grow_with_k_not_with_its_square():
 
 def test_a_window_is_summed_once():
     """LLVM's vectoriser would do it for every vector of neighbouring inputs that holds the window."""
-    forward = launches_of(Shape(1, 64, 64, 32, 7, (2,)), torch.float32, 90)[0]
-    tile = forward.arguments
-    pooled_a_row, unrolled = tile["RW"] + 7 - 1, 2
-    residuals = tile["RH"] * tile["RW"]
-    assert resources(compile_launch(forward, 90)).additions <= pooled_a_row * unrolled + residuals
+    row, tile = row_of_inputs(Shape(1, 64, 64, 32, 7, (2,)), "float32")
+    pooled, taps = tile["RW"] + 7 - 1, tile["RH"] * 7
+    assert row["FADD"] == 4 * pooled
+    assert row["LDG"] == 4 * pooled + taps
 
 
 def test_the_batch_compiles_nothing_anew():

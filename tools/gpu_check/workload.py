@@ -1,15 +1,20 @@
-"""The operator, forward and backward, on named shapes with one backend: what sanitizers and profilers watch."""
+"""The operator, forward and backward, on named shapes with one backend: what sanitizers and profilers watch.
+
+Of the `cuda` backend the whole block at inference too.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
 import deltaconv_kernels as dk
-from deltaconv_kernels.testing import NAMED_SHAPES, make_case, run_with_gradients
+from deltaconv_kernels.testing import NAMED_SHAPES, Shape, make_case, run_with_gradients
 
 from .parts import NOT_RUN
 
@@ -37,16 +42,27 @@ def main() -> None:
     refuse_unless_available(options.backend)
     if options.unpooled:  # an access beyond one tensor would else fall into the next
         os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
-    cases = [make_case(NAMED_SHAPES[name], DTYPES[t], "cuda") for name in options.shapes for t in options.dtypes]
+    problems = [(NAMED_SHAPES[name], DTYPES[t]) for name in options.shapes for t in options.dtypes]
+    runs = [partial(run_with_gradients, dk.pyramid, make_case(shape, dtype, "cuda")) for shape, dtype in problems]
+    if options.backend == "cuda":
+        runs += [block(shape) for shape, dtype in problems if dtype == torch.bfloat16]
     with dk.use_backend(options.backend):
-        for case in cases:  # compiles; what follows is what a profiler sees
-            run_with_gradients(dk.pyramid, case)
+        for run in runs:  # compiles; what follows is what a profiler sees
+            run()
         torch.cuda.synchronize()
         torch.cuda.profiler.start()
-        for case in cases:
-            run_with_gradients(dk.pyramid, case)
+        for run in runs:
+            run()
         torch.cuda.synchronize()
         torch.cuda.profiler.stop()
+
+
+def block(shape: Shape) -> Callable[[], object]:
+    """A whole block around a pyramid of this shape, at inference: the `cuda` backend's four launches."""
+    width = 2 * shape.inter
+    module = dk.DeltaConvBlock(width, shape.kernel_size, shape.factors, device="cuda", dtype=torch.bfloat16)
+    x = torch.randn(shape.batch, shape.height, shape.width, width, device="cuda", dtype=torch.bfloat16)
+    return torch.no_grad()(partial(module, x, x))
 
 
 if __name__ == "__main__":
