@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor  # what torch.export traces with
 
-from .block_ops import compose, why_not_fused
+from .block_ops import compose, run_fused, why_not_fused
 from .ops import is_recorded, pyramid
 from .reference import GATES
 from .validation import MAX_KERNEL_SIZE, BlockArguments
@@ -53,6 +53,7 @@ class DeltaConvBlock(nn.Module):
         inter = max(2, 2 * round(expansion * dim / 2))
         options: dict[str, Any] = {"device": device, "dtype": dtype}
         self.dim, self.kernel_size, self.factors, self.gate = dim, kernel_size, tuple(factors), gate
+        self._inter = inter
         self.gate_scale = math.sqrt(inter / 2) if gate == "scaled" else 1.0
         self.in_proj = nn.Linear(dim, inter, **options)
         self.weight = nn.Parameter(torch.empty(len(factors), kernel_size, kernel_size, inter, **options))
@@ -74,24 +75,26 @@ class DeltaConvBlock(nn.Module):
         """x: [B, H, W, dim]; residual: the same shape or None, added to the delta. Returns [B, H, W, dim]."""
         if x.dim() != 4 or x.shape[-1] != self.dim:
             raise ValueError(f"x: expected [B, H, W, dim = {self.dim}], got shape {list(x.shape)}")
-        if self._why_never_fused(x, residual) is None:
+        if why_not_fused(x, self._inter, self.factors, residual) is None:
             arguments = self.arguments(x, residual)
             if self._why_not_now(arguments) is None:
-                return torch.ops.deltaconv.block(*arguments)
+                tracing = torch.compiler.is_compiling()
+                return torch.ops.deltaconv.block(*arguments) if tracing else run_fused(arguments)
         return compose(x, self.in_proj, self._pyramid, self.out_proj, self.pool_proj, residual)
 
     def arguments(self, x: Tensor, residual: Tensor | None = None) -> BlockArguments:
         """What `delta_block` computes this block from."""
+        into, out, pool = self.in_proj, self.out_proj, self.pool_proj
         return BlockArguments(
             x,
-            self.in_proj.weight,
-            self.in_proj.bias,
+            into.weight,
+            into.bias,
             self.weight,
             self.bias,
-            self.out_proj.weight,
-            self.out_proj.bias,
-            self.pool_proj.weight,
-            self.pool_proj.bias,
+            out.weight,
+            out.bias,
+            pool.weight,
+            pool.bias,
             self.factors,
             self.gate,
             self.gate_scale,
@@ -100,22 +103,20 @@ class DeltaConvBlock(nn.Module):
 
     def why_not_fused(self, x: Tensor, residual: Tensor | None = None) -> str | None:
         """None if the forward pass of these tensors is four launches of the `cuda` backend, else the reason."""
-        return self._why_never_fused(x, residual) or self._why_not_now(self.arguments(x, residual))
-
-    def _why_never_fused(self, x: Tensor, residual: Tensor | None) -> str | None:
-        return why_not_fused(x, self.weight.shape[-1], len(self.factors), residual)
+        reason = why_not_fused(x, self._inter, self.factors, residual)
+        return reason or self._why_not_now(self.arguments(x, residual))
 
     def _why_not_now(self, arguments: BlockArguments) -> str | None:
-        x = arguments.x
-        if torch.is_autocast_enabled(x.device.type):
+        device, dtype = arguments.x.device, arguments.x.dtype
+        if torch.is_autocast_enabled(device.type):
             return "autocast chooses each operator's type"
-        if not all(_is_plain(linear) for linear in (self.in_proj, self.out_proj, self.pool_proj)):
+        if not (_is_plain(self.in_proj) and _is_plain(self.out_proj) and _is_plain(self.pool_proj)):
             return "a projection is no plain nn.Linear: it has hooks, or was replaced"
-        tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+        tensors = arguments.tensors
         if is_recorded(*tensors):
             return "gradients are recorded"
-        if any(tensor.dtype != x.dtype or type(tensor) not in _PLAIN_TENSORS for tensor in tensors):
-            return f"not every tensor is a plain one of {x.dtype}"
+        if any(t.dtype != dtype or t.device != device or type(t) not in _PLAIN_TENSORS for t in tensors):
+            return f"not every tensor is a plain one of {dtype} on {device}"
         return None
 
     def _pyramid(self, hidden: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ _ARGUMENTS = """(Tensor x, Tensor in_weight, Tensor? in_bias, Tensor weight, Ten
     Tensor out_weight, Tensor? out_bias, Tensor pool_weight, Tensor? pool_bias,
     int[] factors, {gate}, float gate_scale=1.0, Tensor? residual=None) -> Tensor"""
 ops.LIBRARY.define("block" + _ARGUMENTS.format(gate='str gate="scaled"'), tags=torch.Tag.pt2_compliant_tag)
-ops.LIBRARY.define("block_cuda" + _ARGUMENTS.format(gate="int gate"))  # implemented by csrc/cuda, called here alone
+ops.LIBRARY.define("block_cuda" + _ARGUMENTS.format(gate="int gate"))  # implemented by csrc/cuda
 
 FUSED_ON = ("cuda",)
 FUSED_DTYPES = (torch.float16, torch.bfloat16)
@@ -100,17 +100,23 @@ def compose(
     return delta.add_(residual) if residual.dtype == delta.dtype else residual + delta  # autocast mixes types
 
 
-def why_not_fused(x: Tensor, inter: int, stages: int, residual: Tensor | None) -> str | None:
-    """None if the `cuda` backend would compute the block of these tensors in four launches, else the reason."""
+def why_not_fused(x: Tensor, inter: int, factors: Sequence[int], residual: Tensor | None) -> str | None:
+    """None if the `cuda` backend would compute the block of these tensors in four launches, else the reason.
+
+    What breaks the contract is not fused either: composed, it is refused by name.
+    """
     if x.device.type not in FUSED_ON:
         return f"the fused block runs on {' or '.join(FUSED_ON)}, x is on {x.device.type}"
     if x.dtype not in FUSED_DTYPES:
         return f"the fused block computes in {', '.join(map(str, FUSED_DTYPES))}, x is {x.dtype}"
     if residual is not None and (residual.dtype != x.dtype or residual.shape != x.shape):
         return f"residual is {residual.dtype} of {list(residual.shape)}, not as x: {x.dtype} of {list(x.shape)}"
-    for name, channels in (("dim", x.shape[-1]), ("inter", inter), ("S * inter / 2", stages * (inter // 2))):
-        if channels % ALIGNMENT:
-            return f"{name} = {channels} is not a multiple of {ALIGNMENT}"
+    _, height, width, dim = x.shape
+    if max(factors) > height or max(factors) > width:
+        return f"a factor of {tuple(factors)} is larger than the image, {height} x {width}"
+    local = len(factors) * (inter // 2)
+    if dim % ALIGNMENT or inter % ALIGNMENT or local % ALIGNMENT:
+        return f"dim = {dim}, inter = {inter} and S * inter / 2 = {local} are not all multiples of {ALIGNMENT}"
     # The choice of a backend cannot be traced, nor is it fixed in a graph: the operator makes it at each call.
     return None if torch.compiler.is_compiling() else why_not_in_use("cuda", x.device.type, x.dtype)
 
@@ -127,27 +133,37 @@ def _composed(*arguments: Any) -> Tensor:
     return compose(block.x, in_proj, pyramid, out_proj, pool_proj, block.residual)
 
 
+def run_fused(block: BlockArguments) -> Tensor:
+    """The four launches, for arguments that `why_not_fused` has nothing against."""
+    gate: Any = reference.GATES.index(block.gate)
+    return _BLOCK_CUDA(*block._replace(gate=gate))
+
+
 def _run(*arguments: Any) -> Tensor:
     block = BlockArguments(*arguments)
     validation.check_block(block)
-    if why_not_fused(block.x, block.inter, len(block.factors), block.residual) is not None:
+    if why_not_fused(block.x, block.inter, block.factors, block.residual) is not None:
         return _composed(*block)
-    gate = reference.GATES.index(block.gate)
-    return torch.ops.deltaconv.block_cuda(**(block._asdict() | {"gate": gate}))
+    return run_fused(block)
 
 
 @torch.library.register_fake("deltaconv::block", lib=ops.LIBRARY)
 def _fake(*arguments: Any) -> Tensor:
-    block = BlockArguments(*arguments)
-    validation.check_block(block)
-    return block.x.new_empty(block.x.shape)
+    validation.check_block(BlockArguments(*arguments))
+    return _fake_cuda(*arguments)
+
+
+@torch.library.register_fake("deltaconv::block_cuda", lib=ops.LIBRARY)
+def _fake_cuda(x: Tensor, *_: Any) -> Tensor:
+    return x.new_empty(x.shape)
 
 
 _BLOCK = torch.ops.deltaconv.block.default
+_BLOCK_CUDA = torch.ops.deltaconv.block_cuda.default
 
 
 def _autograd(keyset: Any, *arguments: Any) -> Tensor:
-    if ops.is_recorded(*(argument for argument in arguments if isinstance(argument, Tensor))):
+    if ops.is_recorded(*BlockArguments(*arguments).tensors):
         return _composed(*arguments)
     with torch._C._AutoDispatchBelowAutograd():
         return _BLOCK.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)

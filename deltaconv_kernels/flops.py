@@ -47,7 +47,7 @@ def _backward_flops(
     return (1 + wants_x + wants_weight) * pyramid_flops(x_shape, weight_shape[1], factors)
 
 
-@register_flop_formula(torch.ops.deltaconv.block)
+@register_flop_formula([torch.ops.deltaconv.block, torch.ops.deltaconv.block_cuda])
 def _block_flops(
     x_shape: Sequence[int],
     in_weight: Sequence[int],

@@ -56,6 +56,11 @@ class BlockArguments(NamedTuple):
         """The width inside the block."""
         return self.in_weight.shape[0]
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Those that are given, x first."""
+        return [tensor for tensor in (*self[:9], self.residual) if isinstance(tensor, Tensor)]
+
 
 def check_block(block: BlockArguments) -> None:
     """Raise ValueError, naming the argument, unless the contract of the whole block holds."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 from host_block import run_block
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import deltaconv_kernels as dk
 from deltaconv_kernels import block_ops
@@ -161,10 +162,16 @@ def test_reasons(fused, block, monkeypatch):
         (r"computes in torch.float16, torch.bfloat16, x is torch.float32", block.why_not_fused(x.float())),
         ("residual is torch.float32", block.why_not_fused(x, residual.float())),
         ("not every tensor is a plain one of torch.float16", block.why_not_fused(x.half())),
-        ("dim = 20 is not a multiple of 8", dk.DeltaConvBlock(20, 3).why_not_fused(x[..., :20])),
-        ("inter = 20 is not", dk.DeltaConvBlock(40, 3).why_not_fused(x[..., :40])),
+        ("dim = 20, inter = 10 and", dk.DeltaConvBlock(20, 3).why_not_fused(x[..., :20])),
+        (
+            "inter = 20 and S * inter / 2 = 20 are not all multiples of 8",
+            dk.DeltaConvBlock(40, 3).why_not_fused(x[..., :40]),
+        ),
+        ("a factor of (1, 2) is larger than the image, 1 x 9", block.why_not_fused(x[:, :1])),
     ):
         assert reason in why
+    with pytest.raises(ValueError, match=r"factors: expected 1 to min\(H, W\) for x of 1 x 9, got 2"):
+        block(x[:, :1])
     monkeypatch.setattr(block_ops, "FUSED_ON", ("cuda",))
     assert block.why_not_fused(x) == "the fused block runs on cuda, x is on cpu"
 
@@ -183,3 +190,15 @@ def test_strided_input(fused, block):
     assert not strided.is_contiguous()
     assert torch.equal(block(strided, residual), block(strided.contiguous(), residual))
     assert fused() == 2 * LAUNCHES
+
+
+@torch.no_grad()
+def test_floating_point_operations_are_those_of_its_parts(fused, block, monkeypatch):
+    counts = []
+    for devices in (("cpu",), ()):
+        monkeypatch.setattr(block_ops, "FUSED_ON", devices)
+        with FlopCounterMode(display=False) as counter:
+            block(images()[0])
+        counts.append(counter.get_total_flops())
+    assert fused() == LAUNCHES
+    assert counts[0] == counts[1] > 0

@@ -170,3 +170,14 @@ def test_floating_point_operations_are_those_of_its_parts():
             function(x)
         counts.append(counter.get_total_flops())
     assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("recorded", [False, True], ids=["inference", "training"])
+def test_on_a_cpu_it_is_the_sum_of_its_operators_bit_for_bit(backend, dtype, recorded):
+    block = small_block(dtype).requires_grad_(recorded)
+    x, residual = torch.randn(2, 5, 6, 16).to(dtype), torch.randn(2, 5, 6, 16).to(dtype)
+    local = dk.pyramid(block.in_proj(x), block.weight, block.bias, block.factors, block.gate, block.gate_scale)
+    delta = block.out_proj(local) + block.pool_proj(x.flatten(1, 2).mean(dim=1))[:, None, None]
+    assert torch.equal(block(x), delta)
+    assert torch.equal(block(x, residual), delta + residual)
