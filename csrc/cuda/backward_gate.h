@@ -94,7 +94,7 @@ struct PyramidBackwardGate {
 
   static DELTACONV_DEVICE void run(const BackwardArguments<T>& arguments) {
     const Problem<T>& problem = arguments.problem;
-    const Tile tile = locate_tile(problem.stages, problem.sizes, kPairs);
+    const Tile tile = locate_tile(problem.stages);
     if (!tile.exists) return;
     const Stage& stage = problem.stages.at[tile.stage];
     float* shared = reinterpret_cast<float*>(shared_memory());

@@ -34,7 +34,7 @@ struct PyramidBackwardReduced {
 
   static DELTACONV_DEVICE void run(const BackwardArguments<T>& arguments) {
     const Problem<T>& problem = arguments.problem;
-    const Tile tile = locate_tile(problem.stages, problem.sizes, kPairs);
+    const Tile tile = locate_tile(problem.stages);
     if (!tile.exists) return;
     const Stage& stage = problem.stages.at[tile.stage];
     RegisterTile sums = {};
@@ -107,7 +107,7 @@ struct PyramidBackwardInput {
     const BackwardArguments<T>& arguments = all.backward;
     const Problem<T>& problem = arguments.problem;
     const Sizes& sizes = problem.sizes;
-    const Tile tile = locate_tile(all.whole, sizes, kPairs);
+    const Tile tile = locate_tile(all.whole);
     if (!tile.exists) return;
     const Stage& whole = all.whole.at[0];
     RegisterTile sums = {};

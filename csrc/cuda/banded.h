@@ -111,7 +111,7 @@ DELTACONV_DEVICE void convolve_half(const Problem<T>& problem, const Tile& tile,
                                     const std::byte* pair, const uint32_t* filters,
                                     BandedSums<Banded>& sums) {
   const Sizes& sizes = problem.sizes;
-  const auto K = static_cast<int>(sizes.K);
+  const int K = fresh(static_cast<int>(sizes.K));
   const int64_t channel =
       problem.stages.at[tile.stage].index * sizes.C + half * (sizes.C / 2) + tile.channel + c;
   const T bias = problem.bias ? problem.bias[channel] : T{};  // under way during the products

@@ -27,7 +27,7 @@ struct PixelPlace {
   DELTACONV_DEVICE bool exists(int n) const { return n < count && col + n >= 0; }
 };
 
-// The means of the windows. The loads of 2 x 2 pixels of both windows are under way together.
+// The means of the windows, row by row. The loads of two columns of both windows are under way together.
 template <class T>
 DELTACONV_DEVICE PixelPair load_means(const Source<T>& source, const PixelPlace<T>& place) {
   float sums[2][8] = {}, weights[2] = {};
@@ -43,24 +43,21 @@ DELTACONV_DEVICE PixelPair load_means(const Source<T>& source, const PixelPlace<
     weights[n] = 1.0f / (static_cast<float>(bottom - top) * static_cast<float>(width));
     widest = width > widest ? width : widest;
   }
-  for (int32_t y = top; y < bottom; y += 2) {
+  for (int32_t y = top; y < bottom; ++y) {
+    const T* line = place.from + y * source.row_stride;
     for (int32_t first = 0; first < widest; first += 2) {
-      Quad loaded[2][2][2];  // [window][row][column]
+      Quad loaded[2][2];  // [window][column]
       DELTACONV_UNROLL
-      for (int i = 0; i < 8; ++i) {
-        const int n = i / 4, down = i / 2 % 2;
-        const int32_t x = left[n] + first + i % 2;
-        loaded[n][down][i % 2] =
-            x < right[n] && y + down < bottom
-                ? load16_constant(place.from + (y + down) * source.row_stride + x * source.col_stride)
-                : Quad{};
+      for (int i = 0; i < 4; ++i) {
+        const int32_t x = left[i / 2] + first + i % 2;
+        loaded[i / 2][i % 2] = x < right[i / 2] ? load16_constant(line + x * source.col_stride) : Quad{};
       }
       DELTACONV_UNROLL
-      for (int i = 0; i < 8; ++i) {
+      for (int i = 0; i < 4; ++i) {
         float values[8];
-        unpack<T>(loaded[i / 4][i / 2 % 2][i % 2], values);
+        unpack<T>(loaded[i / 2][i % 2], values);
         DELTACONV_UNROLL
-        for (int e = 0; e < 8; ++e) sums[i / 4][e] += values[e];
+        for (int e = 0; e < 8; ++e) sums[i / 2][e] += values[e];
       }
     }
   }
@@ -114,7 +111,7 @@ template <Loading kLoading, class T, class Banded>
 DELTACONV_DEVICE void load_planes(const Source<T>& source, int half, int row, int col, int K,
                                   std::byte* planes) {
   // All that a thread of 512 has to read of a 32 x 32 tile up to K = 17.
-  constexpr int kTogether = kLoading != Loading::kDirect ? 1 : Banded::kBlocks == 4 ? 5 : 4;
+  constexpr int kTogether = kLoading != Loading::kDirect ? 1 : Banded::kBlocks == 4 ? 5 : 3;
   constexpr int kWords = Banded::kLoads * 4;
   const int pair_bytes = Banded::pair_bytes(K);
   const int count = Banded::plane_rows(K) * kWords * 2, needed_cols = Banded::kCols + K - 1;
@@ -130,7 +127,7 @@ DELTACONV_DEVICE void load_planes(const Source<T>& source, int half, int row, in
     std::byte* to = planes + eight * pair_bytes + (stored * Banded::kPitch + 2 * word) * 2;
     return PixelPlace<T>{data + 8 * eight, y, x, channels, pixels, to};
   };
-  for (int first = thread_index(); first < count; first += kTogether * thread_count()) {
+  for (int first = fresh(thread_index()); first < count; first += kTogether * thread_count()) {
     PixelPair pairs[kTogether];
     DELTACONV_UNROLL
     for (int j = 0; j < kTogether; ++j) {

@@ -15,7 +15,7 @@ struct PyramidForwardBanded {
 
   static DELTACONV_DEVICE void run(const ForwardArguments<T>& arguments) {
     const Problem<T>& problem = arguments.problem;
-    const Tile here = locate_tile(problem.stages, problem.sizes, kBandedPairs);
+    const Tile here = locate_tile(problem.stages);
     if (!here.exists) return;
     const auto K = static_cast<int>(problem.sizes.K);
     const int pair_bytes = Banded::pair_bytes(K), warps = thread_count() / kWarp;
@@ -31,22 +31,20 @@ struct PyramidForwardBanded {
 
     for (int c = warp_index(); c < kBandedPairs; c += warps) {
       const bool exists = tile.channel + c < problem.sizes.C / 2;
-      std::byte* pair = planes + banded_slot(c) * pair_bytes;
-      const uint32_t* pair_filters = filters + 2 * banded_slot(c) * Banded::filter_words(K);
       BandedSums<Banded> u, v;
       DELTACONV_NO_UNROLL
-      for (int step = 0; step < (in_turn ? 2 : 1); ++step) {
+      for (int step = in_turn ? 0 : 1; step < 2; ++step) {
         if (in_turn && loads_at(step)) {
           load_half(problem, tile, 1, planes);
         } else if (exists) {
-          convolve_half<T, Banded>(problem, tile, c, 0, pair, pair_filters, u);
+          convolve(problem, tile, c, 0, planes, u);
         }
       }
       if (in_turn) sync_block();
       if (!exists) break;
-      convolve_half<T, Banded>(problem, tile, c, 1, pair, pair_filters, v);
+      convolve(problem, tile, c, 1, planes, v);
       sync_warp();
-      store_gated(problem, u, v, reinterpret_cast<float*>(pair));
+      store_gated(problem, u, v, reinterpret_cast<float*>(planes + banded_slot(c) * pair_bytes));
     }
     sync_block();
     store_results(arguments, tile, planes);
@@ -56,7 +54,7 @@ struct PyramidForwardBanded {
   // Half of the warps of each scheduler load before they multiply, the others after.
   static DELTACONV_DEVICE bool loads_at(int step) {
     constexpr int kSchedulers = 4;
-    return warp_index() / kSchedulers % 2 == step;
+    return fresh(thread_index()) / kWarp / kSchedulers % 2 == step;
   }
 
   static DELTACONV_DEVICE void load_half(const Problem<T>& problem, const Tile& tile, int half,
@@ -64,7 +62,8 @@ struct PyramidForwardBanded {
     const Stage& stage = problem.stages.at[tile.stage];
     const auto source = source_of(problem.x, problem.sizes, tile.image, tile.channel, kBandedPairs,
                                   problem.vectors, stage.rows, stage.cols);
-    load_planes<T, Banded>(source, half, tile.row, tile.col, static_cast<int>(problem.sizes.K), planes);
+    load_planes<T, Banded>(source, half, tile.row, tile.col, fresh(static_cast<int>(problem.sizes.K)),
+                           planes);
   }
 
   // The filters and `halves` of the planes, u's first; their loads are under way together.
@@ -80,6 +79,16 @@ struct PyramidForwardBanded {
     for (int half = 0; half < halves; ++half) load_half(problem, tile, half, planes);
     row.store(warp_index(), filters);
     load_filters<T, Banded>(from, warp_index() + thread_count() / kWarp, K, filters);
+  }
+
+  // One half of pair c, from its planes and filters.
+  static DELTACONV_DEVICE void convolve(const Problem<T>& problem, const Tile& tile, int c, int half,
+                                        const std::byte* planes, BandedSums<Banded>& sums) {
+    const int K = fresh(static_cast<int>(problem.sizes.K)), slot = banded_slot(fresh(c));
+    const std::byte* filters =
+        planes + kBandedPairs * Banded::pair_bytes(K) + slot * 2 * Banded::filter_words(K) * 4;
+    convolve_half<T, Banded>(problem, tile, c, half, planes + slot * Banded::pair_bytes(K),
+                             reinterpret_cast<const uint32_t*>(filters), sums);
   }
 
   // A pair's gated results replace its planes.

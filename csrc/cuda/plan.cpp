@@ -68,6 +68,37 @@ std::vector<Stage> stages_of(const PlanProblem& problem, int32_t first, int32_t 
   return stages;
 }
 
+int64_t order_blocks(Stages& stages, const Sizes& sizes, int32_t pairs) {
+  int32_t cell_rows = BlockOrder::kMostCells, cell_cols = cell_rows;
+  for (int32_t s = 0; s < stages.count; ++s) {
+    cell_rows = std::min(cell_rows, stages.at[s].tiling.count_rows);
+    cell_cols = std::min(cell_cols, stages.at[s].tiling.count_cols);
+  }
+  const int64_t channel_blocks = (sizes.C / 2 + pairs - 1) / pairs;
+  int64_t blocks_of_cell = 0;
+  BlockOrder& order = stages.order;
+  for (int32_t s = 0; s < stages.count; ++s) {
+    const Tiling& tiling = stages.at[s].tiling;
+    BlockOrder::OfStage& of = order.of[s];
+    of.rows = {tiling.count_rows / cell_rows, tiling.count_rows % cell_rows};
+    of.cols = {tiling.count_cols / cell_cols, tiling.count_cols % cell_cols};
+    const int64_t blocks = channel_blocks * of.rows.most() * of.cols.most();
+    of.blocks = static_cast<uint32_t>(blocks);
+    of.across = Divisor(static_cast<uint32_t>(of.cols.most()));
+    blocks_of_cell += blocks;
+  }
+  const int64_t blocks_of_image = blocks_of_cell * cell_rows * cell_cols, blocks = blocks_of_image * sizes.B;
+  if (blocks <= std::numeric_limits<int32_t>::max()) {  // or there is no launch: check_grid
+    order.pairs = pairs;
+    order.channel_blocks = Divisor(static_cast<uint32_t>(channel_blocks));
+    order.blocks_of_cell = Divisor(static_cast<uint32_t>(blocks_of_cell));
+    order.blocks_of_image = Divisor(static_cast<uint32_t>(blocks_of_image));
+    order.cell_rows = Divisor(static_cast<uint32_t>(cell_rows));
+    order.cell_cols = Divisor(static_cast<uint32_t>(cell_cols));
+  }
+  return blocks;
+}
+
 int64_t resident_blocks(const DeviceProperties& device, int32_t threads, int64_t shared_bytes,
                         int32_t registers) {
   const int64_t by_shared = device.shared_per_multiprocessor / (shared_bytes + kReservedShared);

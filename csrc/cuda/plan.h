@@ -85,6 +85,9 @@ Stage untiled_stage(const PlanProblem& problem, int32_t index);
 // that they take longest, and would be the launch's end if they came last.
 std::vector<Stage> stages_of(const PlanProblem& problem, int32_t first, int32_t count);
 
+// Sets the order of a launch's blocks, each of `pairs` channel pairs, and returns their number.
+int64_t order_blocks(Stages& stages, const Sizes& sizes, int32_t pairs);
+
 // Of blocks of `threads` threads and `shared_bytes`, how many run on a multiprocessor at once, if a thread
 // takes `registers`.
 int64_t resident_blocks(const DeviceProperties& device, int32_t threads, int64_t shared_bytes,

@@ -10,10 +10,10 @@ namespace deltaconv::cuda {
 
 // Rates of sm_90 in cycles of a multiprocessor, of which only the ratios matter: 16 x 8 x 16 products at the
 // 620 TFLOP/s that mma.sync reaches on an H200; a shared-memory access of 128 bytes; bytes from the L2 with
-// all multiprocessors at it, and with a few; a load's way there and back, with 128 bytes of each thread under
+// all multiprocessors at it, and with a few; a load's way there and back, with 64 bytes of each thread under
 // way.
 inline constexpr double kProductCycles = 1.5, kSharedCycles = 1, kBytesPerCycle = 32, kMostBytesPerCycle = 64;
-inline constexpr double kMemoryLatency = 900, kBytesUnderWay = 128;
+inline constexpr double kMemoryLatency = 900, kBytesUnderWay = 64;
 
 // What a block asks of its multiprocessor.
 struct BlockCost {
@@ -27,7 +27,7 @@ template <class CostOf>
 double launch_cycles(const PlanProblem& problem, const DeviceProperties& device, const LaunchPlan& plan,
                      int32_t registers, const CostOf& cost_of) {
   constexpr double kWarpsThatFill = 8;  // two for each of the four tensor cores
-  const BlockOrder order(plan.stages, problem.sizes, plan.pairs);
+  const auto channel_blocks = static_cast<double>((problem.sizes.C / 2 + plan.pairs - 1) / plan.pairs);
   const int64_t resident = resident_blocks(device, plan.grid.threads, plan.grid.shared_bytes, registers);
   const double share = static_cast<double>(plan.grid.blocks) / device.multiprocessors;
   const double rounds = std::ceil(share) / share;  // the busiest multiprocessor's share against the mean's
@@ -46,7 +46,7 @@ double launch_cycles(const PlanProblem& problem, const DeviceProperties& device,
     const double alone =
         compute + read + written - (cost.in_turn ? std::min(compute, read) / 2 : 0) + 2 * kMemoryLatency;
     const double busiest = std::max(compute, read + written);
-    const auto blocks = static_cast<double>(stage.tiling.count() * problem.sizes.B * order.channel_blocks);
+    const double blocks = static_cast<double>(stage.tiling.count() * problem.sizes.B) * channel_blocks;
     cycles += blocks * (busiest + (alone - busiest) / at_once);
   }
   return cycles / device.multiprocessors * rounds;

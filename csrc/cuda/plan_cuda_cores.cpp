@@ -97,7 +97,7 @@ std::optional<LaunchPlan> candidate(const PlanProblem& problem, const DeviceProp
     plan.stages.at[plan.stages.count++] = *stage;
     plan.grid.shared_bytes = std::max(plan.grid.shared_bytes, shared_bytes(stage->tiling, K));
   }
-  if (plan.stages.count > 0) plan.grid.blocks = BlockOrder(plan.stages, problem.sizes, kPairs).blocks();
+  if (plan.stages.count > 0) plan.grid.blocks = order_blocks(plan.stages, problem.sizes, kPairs);
   if (plan.grid.blocks > 0) plan.estimated_cycles = launch_cycles(problem, device, plan);
   return plan;
 }

@@ -34,7 +34,7 @@ LaunchPlan candidate(const PlanProblem& problem, const DeviceProperties& device,
     stage.tiling = tile_stage(stage.rows, stage.cols, Banded::kRows, Banded::kCols, stage.rows.factor != 1);
     plan.stages.at[s] = stage;
   }
-  plan.grid.blocks = BlockOrder(plan.stages, problem.sizes, kBandedPairs).blocks();
+  plan.grid.blocks = order_blocks(plan.stages, problem.sizes, kBandedPairs);
   plan.grid.shared_bytes = Banded::shared_bytes(static_cast<int>(problem.sizes.K));
   if (plan.grid.blocks > 0) {
     plan.estimated_cycles = launch_cycles(problem, device, plan, kBandedRegisters, [&](const Stage& stage) {

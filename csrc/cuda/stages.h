@@ -1,7 +1,7 @@
 // How the stages of the pyramid are cut into the tiles of thread blocks.
 #pragma once
 
-#include "cuda/geometry.h"
+#include "cuda/division.h"
 #include "pyramid.h"
 
 namespace deltaconv::cuda {
@@ -25,9 +25,48 @@ struct Stage {
 // Kernel parameters are limited to 4 KB; more stages take more launches.
 inline constexpr int kMaxStages = 16;
 
+// The i-th of `parts` nearly equal parts of [0, count), and the size of the largest.
+struct Span {
+  int32_t begin, end;
+};
+DELTACONV_ANYWHERE Span share(int32_t count, int32_t i, int32_t parts) {
+  const int64_t n = count;
+  return {static_cast<int32_t>(n * i / parts), static_cast<int32_t>(n * (i + 1) / parts)};
+}
+
+// The order of a launch's blocks. The image is cut into cells, as many as the coarsest stage has tiles; cell
+// after cell, the blocks of all stages, so that the second stage finds in the L2 what the first one read.
+// Neighbouring blocks differ in their channels: they share lines of device memory. A stage's blocks in a cell
+// are counted as in its largest cell; elsewhere a few have nothing to do. All of it is computed with the
+// plan, since a block starts by looking itself up.
+struct BlockOrder {
+  // A stage's tiles along an axis, in nearly equal parts, one for each row or column of cells.
+  struct Parts {
+    int32_t each, rest;
+    DELTACONV_ANYWHERE int32_t begin(int32_t i, const Divisor& parts) const {
+      return each * i + static_cast<int32_t>(parts.quotient(static_cast<uint32_t>(rest * i)));
+    }
+    DELTACONV_ANYWHERE Span part(int32_t i, const Divisor& parts) const {
+      return {begin(i, parts), begin(i + 1, parts)};
+    }
+    DELTACONV_ANYWHERE int32_t most() const { return each + (rest > 0); }
+  };
+  struct OfStage {
+    Parts rows, cols;
+    uint32_t blocks;  // in a cell
+    Divisor across;   // tiles in a row of the largest cell
+  };
+  static constexpr int32_t kMostCells = 32767;  // along an axis, so that rest * i has 31 bits
+
+  int32_t pairs = 0;  // of channels that a block takes
+  Divisor channel_blocks, blocks_of_cell, blocks_of_image, cell_rows, cell_cols;
+  OfStage of[kMaxStages] = {};
+};
+
 struct Stages {
   int32_t count;
   Stage at[kMaxStages];
+  BlockOrder order = {};
 };
 
 inline Tiling tile_stage(const Axis& rows, const Axis& cols, int32_t tile_rows, int32_t tile_cols,
@@ -41,46 +80,5 @@ inline Tiling tile_stage(const Axis& rows, const Axis& cols, int32_t tile_rows, 
   const int32_t count_cols = count(cols.reduced, tile_cols, step_cols);
   return {tile_rows, tile_cols, step_rows, step_cols, count_rows, count_cols, 0};
 }
-
-// The i-th of `parts` nearly equal parts of [0, count), and the size of the largest.
-struct Span {
-  int32_t begin, end;
-};
-DELTACONV_ANYWHERE Span share(int32_t count, int32_t i, int32_t parts) {
-  const int64_t n = count;
-  return {static_cast<int32_t>(n * i / parts), static_cast<int32_t>(n * (i + 1) / parts)};
-}
-DELTACONV_ANYWHERE int32_t most_of_share(int32_t count, int32_t parts) { return (count + parts - 1) / parts; }
-
-// The order of a launch's blocks. The image is cut into cells, as many as the coarsest stage has tiles; cell
-// after cell, the blocks of all stages, so that the second stage finds in the L2 what the first one read.
-// Neighbouring blocks differ in their channels: they share lines of device memory. A stage's blocks in a cell
-// are counted as in its largest cell; elsewhere a few have nothing to do.
-struct BlockOrder {
-  int64_t channel_blocks, blocks_of_cell;
-  int32_t cell_rows, cell_cols;
-  int64_t images;
-
-  DELTACONV_ANYWHERE BlockOrder(const Stages& stages, const Sizes& sizes, int32_t pairs)
-      : channel_blocks((sizes.C / 2 + pairs - 1) / pairs),
-        blocks_of_cell(0),
-        cell_rows(stages.at[0].tiling.count_rows),
-        cell_cols(stages.at[0].tiling.count_cols),
-        images(sizes.B) {
-    for (int32_t s = 1; s < stages.count; ++s) {
-      const Tiling& tiling = stages.at[s].tiling;
-      if (tiling.count_rows < cell_rows) cell_rows = tiling.count_rows;
-      if (tiling.count_cols < cell_cols) cell_cols = tiling.count_cols;
-    }
-    for (int32_t s = 0; s < stages.count; ++s) blocks_of_cell += blocks_of_stage(stages.at[s].tiling);
-  }
-
-  DELTACONV_ANYWHERE int64_t cells() const { return static_cast<int64_t>(cell_rows) * cell_cols; }
-  DELTACONV_ANYWHERE int64_t blocks_of_stage(const Tiling& tiling) const {
-    return channel_blocks * most_of_share(tiling.count_rows, cell_rows) *
-           most_of_share(tiling.count_cols, cell_cols);
-  }
-  DELTACONV_ANYWHERE int64_t blocks() const { return images * cells() * blocks_of_cell; }
-};
 
 }  // namespace deltaconv::cuda

@@ -15,35 +15,32 @@ struct Tile {
   int32_t channel;               // first of the block's pairs
 };
 
-// See BlockOrder for the order of blocks.
-DELTACONV_DEVICE Tile locate_tile(const Stages& stages, const Sizes& sizes, int32_t pairs) {
-  const BlockOrder order(stages, sizes, pairs);
-  // A grid has fewer than 2^31 blocks, so that 32 bits are enough for every count here.
-  const auto channel_blocks = static_cast<uint32_t>(order.channel_blocks);
-  const auto blocks_of_cell = static_cast<uint32_t>(order.blocks_of_cell);
-  const auto cells = static_cast<uint32_t>(order.cells());
+// See BlockOrder for the order of blocks. A grid has fewer than 2^31.
+DELTACONV_DEVICE Tile locate_tile(const Stages& stages) {
+  const BlockOrder& order = stages.order;
   auto rest = static_cast<uint32_t>(block_index());
   Tile tile{};
-  tile.image = static_cast<int32_t>(rest / (cells * blocks_of_cell));
-  const auto cell = static_cast<int32_t>(rest / blocks_of_cell % cells);
-  rest %= blocks_of_cell;
-  for (; tile.stage + 1 < stages.count; ++tile.stage) {
-    const auto blocks = static_cast<uint32_t>(order.blocks_of_stage(stages.at[tile.stage].tiling));
-    if (rest < blocks) break;
-    rest -= blocks;
+  tile.image = static_cast<int32_t>(order.blocks_of_image.divide(rest));
+  uint32_t cell_col = order.blocks_of_cell.divide(rest);
+  const auto cell_row = static_cast<int32_t>(order.cell_cols.divide(cell_col));
+  for (; tile.stage + 1 < stages.count && rest >= order.of[tile.stage].blocks; ++tile.stage) {
+    rest -= order.of[tile.stage].blocks;
   }
-  const Tiling& tiling = stages.at[tile.stage].tiling;
-  tile.channel = static_cast<int32_t>(rest % channel_blocks) * pairs;
-  rest /= channel_blocks;
-  const Span rows = share(tiling.count_rows, cell / order.cell_cols, order.cell_rows);
-  const Span cols = share(tiling.count_cols, cell % order.cell_cols, order.cell_cols);
-  const int32_t cols_at_most = most_of_share(tiling.count_cols, order.cell_cols);
-  tile.index_row = rows.begin + static_cast<int32_t>(rest) / cols_at_most;
-  tile.index_col = cols.begin + static_cast<int32_t>(rest) % cols_at_most;
+  uint32_t across = order.channel_blocks.divide(rest);
+  tile.channel = static_cast<int32_t>(rest) * order.pairs;
+  const BlockOrder::OfStage& of = order.of[tile.stage];
+  const auto down = static_cast<int32_t>(of.across.divide(across));
+  const Span rows = of.rows.part(cell_row, order.cell_rows);
+  const Span cols = of.cols.part(static_cast<int32_t>(cell_col), order.cell_cols);
+  tile.index_row = rows.begin + down;
+  tile.index_col = cols.begin + static_cast<int32_t>(across);
   tile.exists = tile.index_row < rows.end && tile.index_col < cols.end;
+  const Tiling& tiling = stages.at[tile.stage].tiling;
   tile.row = tile.index_row * tiling.step_rows;
   tile.col = tile.index_col * tiling.step_cols;
   return tile;
 }
+
+DELTACONV_DEVICE Tile locate_tile(const Stages& stages, const Sizes&, int32_t) { return locate_tile(stages); }
 
 }  // namespace deltaconv::cuda

@@ -99,6 +99,31 @@ def test_large_images_are_planned_in_64_bits(host, dtype):
         host.forward_plan(plan_problem((1, 2**22, 2**22, 64), (1, 2), 9, dtype), device("h200"))
 
 
+@pytest.mark.parametrize("road", ["cuda_cores", "tensor_cores"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Shape(3, 33, 130, 66, 7, (1, 2)),
+        Shape(1, 257, 100, 2, 9, (3, 1, 2, 7)),
+        Shape(2, 1, 1, 32, 7, (1,)),
+        Shape(1, 3, 2**21, 2, 7, (1, 3)),  # more tiles in a row than a launch has cells
+    ],
+    ids=str,
+)
+def test_every_tile_has_one_block(host, shape, road):
+    (launch,) = host.forward_plan(problem_of(shape, torch.float16, road), device("h200"))
+    located = host.located_tiles(launch)
+    assert len(set(map(tuple, located))) == len(located)
+    tiles = sum(tiling.count_rows * tiling.count_cols for tiling in launch.tilings)
+    assert len(located) == tiles * shape.batch * -(-shape.inter // 32)
+    for stage, image, row, col, channel in located:
+        tiling = launch.tilings[stage]
+        assert 0 <= row < tiling.count_rows
+        assert 0 <= col < tiling.count_cols
+        assert 0 <= image < shape.batch
+        assert channel in range(0, shape.inter // 2, 16)
+
+
 def test_the_most_reduced_stage_is_started_first(host):
     launches = host.forward_plan(problem_of(Shape(1, 64, 64, 64, 9, (1, 3, 2, 3))), device("h200"))
     order = [int(index) for index in re.findall(r"stage (\d)", host.explain(launches))]

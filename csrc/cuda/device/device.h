@@ -30,6 +30,7 @@
 namespace deltaconv::cuda {
 
 DELTACONV_DEVICE int lane_index() { return thread_index() % kWarp; }
+DELTACONV_DEVICE int fresh_lane_index() { return fresh(thread_index()) % kWarp; }
 DELTACONV_DEVICE int warp_index() { return thread_index() / kWarp; }
 
 // 16 / sizeof(T) values of a quad as float32, and back.

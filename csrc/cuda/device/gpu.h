@@ -24,10 +24,9 @@ DELTACONV_DEVICE int thread_count() { return blockDim.x; }
 DELTACONV_DEVICE int64_t block_index() { return blockIdx.x; }
 DELTACONV_DEVICE int64_t block_count() { return gridDim.x; }
 
-DELTACONV_DEVICE int fresh_lane_index() {
-  int lane;
-  asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
-  return lane;
+DELTACONV_DEVICE int fresh(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
 }
 
 DELTACONV_DEVICE std::byte* shared_memory() {
@@ -131,6 +130,7 @@ void allow_shared_memory() {
 
 template <class Kernel, class Arguments>
 void launch(const Grid& grid, const Arguments& arguments, Stream stream) {
+  static_assert(sizeof(Arguments) <= 4096);  // what every driver passes to a kernel
   if (grid.blocks == 0) return;
   allow_shared_memory<Kernel, Arguments>();
   pyramid_kernel<Kernel><<<static_cast<unsigned>(grid.blocks), grid.threads, grid.shared_bytes,

@@ -97,7 +97,7 @@ inline int thread_index() { return host::thread->index; }
 inline int thread_count() { return host::block.threads; }
 inline int64_t block_index() { return host::block.index; }
 inline int64_t block_count() { return host::block.count; }
-inline int fresh_lane_index() { return thread_index() % kWarp; }
+inline int fresh(int value) { return value; }
 inline std::byte* shared_memory() { return host::block.shared; }
 
 inline void sync_block() { host::wait_for_block(); }

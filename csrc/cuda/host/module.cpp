@@ -8,6 +8,7 @@
 #include "cuda/host/block_module.h"
 #include "cuda/host/fragments.h"
 #include "cuda/host/run.h"
+#include "cuda/tile.h"
 
 namespace py = pybind11;
 using namespace deltaconv::cuda;
@@ -95,6 +96,20 @@ PYBIND11_MODULE(deltaconv_cuda_host, m) {
   m.def("explain", py::overload_cast<const BackwardPlan&>(&explain), py::arg("plan"));
   m.def("forward", &run_forward, py::arg("problem"), py::arg("residual"), py::arg("result"),
         py::call_guard<py::gil_scoped_release>());
+
+  m.def(
+      "located_tiles",
+      [](const LaunchPlan& plan) {
+        std::vector<std::array<int32_t, 5>> tiles;
+        for (host::block.index = 0; host::block.index < plan.grid.blocks; ++host::block.index) {
+          const Tile tile = locate_tile(plan.stages);
+          if (!tile.exists) continue;
+          const int32_t stage = plan.stages.at[tile.stage].index;
+          tiles.push_back({stage, tile.image, tile.index_row, tile.index_col, tile.channel});
+        }
+        return tiles;
+      },
+      py::arg("plan"), "Stage, image, row, column and first channel of the tile of each block that has one.");
 
   m.def(
       "set_block_order", [](bool descending) { host::options.descending = descending; },
