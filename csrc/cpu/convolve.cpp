@@ -9,7 +9,7 @@ namespace {
 constexpr int kTiles = 8;
 constexpr int kTaps = 5;
 #else
-constexpr int kTiles = 4;
+constexpr int kTiles = 5;
 constexpr int kTaps = 3;
 #endif
 
@@ -22,11 +22,11 @@ DELTACONV_INLINE void add_chunks(Vector<A> (&sum)[R][T], const A* x, const A* co
 #pragma GCC unroll 2
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-    for (int q = 0; q < Q; ++q) w[r][q] = load(weights[r] + q * V);
+    for (int q = 0; q < Q; ++q) w[r][q] = held(load(weights[r] + q * V));
   }
 #pragma GCC unroll 16
   for (int s = 0; s < T + Q - 1; ++s) {
-    const Vector<A> value = load(x + s * V);
+    const Vector<A> value = held(load(x + s * V));
 #pragma GCC unroll 8
     for (int q = 0; q < Q; ++q) {
 #pragma GCC unroll 2
@@ -168,12 +168,12 @@ void convolve(const Scheme& scheme, int64_t K, const Rows<float>& rows, int64_t 
     case 105: return run(convolve_count<1, 5, float>);
     case 402: return run(convolve_count<4, 2, float>);
     case 403: return run(convolve_count<4, 3, float>);
-    case 404: return run(convolve_count<4, 4, float>);
-    case 405: return run(convolve_count<4, 5, float>);
     case 502: return run(convolve_count<5, 2, float>);
+    case 503: return run(convolve_count<5, 3, float>);
+    case 504: return run(convolve_count<5, 4, float>);
     default:
       if (scheme.tile == 1) return run(convolve_count<1, 0, float>);
-      return run(convolve_count<4, 0, float>);
+      return run(convolve_count<5, 0, float>);
   }
 }
 

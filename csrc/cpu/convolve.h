@@ -11,7 +11,7 @@ inline constexpr int64_t kMinTiles = 2;
 // Rows that are convolved together: each of their inputs is loaded once.
 inline constexpr int64_t kRows = 2;
 inline constexpr int64_t kMaxK = 31;
-inline constexpr int64_t kMaxPaddedK = 32;  // whole chunks
+inline constexpr int64_t kMaxPaddedK = 35;  // whole chunks
 
 // Transformed rows around an output row: [points][pitch] vectors from rows[i] + offset on; null for zeros.
 template <class A>

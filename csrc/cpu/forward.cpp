@@ -16,7 +16,7 @@ struct ForwardStage {
 };
 
 // One row of a stage's slice of the result, one vector of channels.
-template <class T, bool Full, bool WithResidual>
+template <class T, bool Full, bool WithResidual, bool Streams>
 struct ResultRow {
   using A = Accumulator<T>;
 
@@ -27,9 +27,13 @@ struct ResultRow {
 
   DELTACONV_INLINE void put(int64_t x, Vector<A> value) const {
     T* to = out + x * col_stride;
-    prefetch(to + row_stride);
     if constexpr (WithResidual) value += load<Full>(residual + x * residual_col_stride, lanes);
-    store<Full>(to, value, lanes);
+    if constexpr (Streams) {
+      stream(to, value);
+    } else {
+      prefetch(to + row_stride);
+      store<Full>(to, value, lanes);
+    }
   }
 };
 
@@ -173,15 +177,25 @@ DELTACONV_INLINE void Forward<T>::with_result_row(const Convolution<T>& convolut
   const Block<A>& block = convolution.block;
   const int64_t channel = convolution.stage * (arguments.problem.sizes.C / 2) + block.slice_channel(vector);
   T* out = result.data + task.image * result.batch_stride + y * result.row_stride + channel;
-  with_lanes<A>(block.lanes(vector), [&]<bool Full>() {
-    const int lanes = block.lanes(vector);
-    if (residual.data) {
-      const T* add = residual.data + task.image * residual.batch_stride + y * residual.row_stride + channel;
-      visit(ResultRow<T, Full, true>{out, add, result.col_stride, residual.col_stride, result.row_stride,
-                                     lanes});
+  const T* add = nullptr;
+  if (residual.data) {
+    add = residual.data + task.image * residual.batch_stride + y * residual.row_stride + channel;
+  }
+  const int lanes = block.lanes(vector);
+  const auto visit_row = [&]<bool Full, bool Streams>() {
+    if (add) {
+      visit(ResultRow<T, Full, true, Streams>{out, add, result.col_stride, residual.col_stride,
+                                              result.row_stride, lanes});
     } else {
-      visit(ResultRow<T, Full, false>{out, nullptr, result.col_stride, 0, result.row_stride, lanes});
+      visit(ResultRow<T, Full, false, Streams>{out, nullptr, result.col_stride, 0, result.row_stride, lanes});
     }
+  };
+  const uint64_t address = reinterpret_cast<uintptr_t>(out), pitch = result.col_stride * sizeof(T);
+  with_lanes<A>(lanes, [&]<bool Full>() {
+    if constexpr (Full && kStreams<T>) {
+      if ((address | pitch) % 64 == 0) return visit_row.template operator()<true, true>();
+    }
+    visit_row.template operator()<Full, false>();
   });
 }
 

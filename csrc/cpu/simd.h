@@ -67,6 +67,35 @@ DELTACONV_INLINE To reinterpret(From from) {
   return to;
 }
 
+// Whether a vector of type T is a whole cache line, which can be written past the caches: nothing is read
+// from memory first, and nothing driven from the caches.
+#if defined(__AVX512F__)
+template <class T>
+inline constexpr bool kStreams = sizeof(T) == sizeof(Accumulator<T>);
+#else
+template <class T>
+inline constexpr bool kStreams = false;
+#endif
+
+// Writes a vector past the caches; p is a multiple of 64 bytes. Other threads may read it after the next
+// atomic read-modify-write of this one, such as that by which a thread asks for its next task.
+template <class T, class V>
+DELTACONV_INLINE void stream([[maybe_unused]] T* p, [[maybe_unused]] V v) {
+#if defined(__AVX512F__)
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), reinterpret<__m512i>(v));
+#endif
+}
+
+// Keeps a value in a register where there are 32: GCC would rather load it again for each use, and loads are
+// what limits.
+template <class V>
+DELTACONV_INLINE V held(V v) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(v));
+#endif
+  return v;
+}
+
 template <class A>
 DELTACONV_INLINE Vector<A> broadcast(A value) {
   return Vector<A>{} + value;
