@@ -5,6 +5,7 @@
 #include "cuda/backward.h"
 #include "cuda/convolve.h"
 #include "cuda/kernel_sizes.h"
+#include "cuda/pool_adjoint.h"
 
 namespace deltaconv::cuda {
 
@@ -57,21 +58,6 @@ struct PyramidBackwardReduced {
   }
 };
 
-// The one or two pooling windows that hold a pixel, and the pixel's weight in each.
-struct Windows {
-  int32_t last;
-  float weight, weight_before;  // of `last`, and of the one before it: 0 where that does not hold the pixel
-};
-
-DELTACONV_DEVICE Windows windows_of(const Axis& axis, int32_t pixel) {
-  const int32_t last = axis.last_window(pixel);
-  const bool two = last > 0 && axis.window_end(last - 1) > pixel;
-  const auto weight = [&](int32_t i) {
-    return 1.0f / static_cast<float>(axis.window_end(i) - axis.window_start(i));
-  };
-  return {last, weight(last), two ? weight(last - 1) : 0.0f};
-}
-
 // Adds the adjoint of pooling of one reduced stage's grad_d to the 4 x 8 pixels from (row, col) on.
 DELTACONV_DEVICE void add_pool_adjoint(const Plane& plane, const Stage& stage, int32_t row, int32_t col,
                                        int64_t channel, RegisterTile& sums) {
@@ -107,9 +93,9 @@ struct PyramidBackwardInput {
     const BackwardArguments<T>& arguments = all.backward;
     const Problem<T>& problem = arguments.problem;
     const Sizes& sizes = problem.sizes;
-    const Tile tile = locate_tile(all.whole);
+    const Tile tile = locate_tile(all.tiles);
     if (!tile.exists) return;
-    const Stage& whole = all.whole.at[0];
+    const Stage& whole = all.tiles.at[0];
     RegisterTile sums = {};
     bool in_use = false;  // shared memory, by other warps
     for (int32_t s = 0; s < problem.stages.count; ++s) {

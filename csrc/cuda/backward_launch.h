@@ -22,28 +22,28 @@ void launch_backward_input(const BackwardPlan& plan, BackwardArguments<T> argume
     arguments.problem.stages = plan.reduced.stages;
     launch<PyramidBackwardReduced<T, decltype(kernel)::value>>(plan.reduced.grid, arguments, stream);
     arguments.problem.stages = plan.gate.stages;
-    const BackwardInputArguments<T> all{arguments, plan.input.stages};
+    const BackwardInputArguments<T> all{arguments, plan.input.stages, true};
     launch<PyramidBackwardInput<T, decltype(kernel)::value>>(plan.input.grid, all, stream);
   });
 }
 
 template <class T>
-void launch_backward_weight(const BackwardPlan& plan, BackwardArguments<T> arguments, T* grad_weight,
-                            T* grad_bias, Stream stream) {
-  const Sizes& sizes = arguments.problem.sizes;
+void launch_backward_weight(const BackwardPlan& plan, BackwardArguments<T> arguments, Stream stream) {
   const WeightPlan& weight = plan.weight;
   arguments.problem.stages = weight.stages;
-  float* partials = arguments.workspace + plan.workspace.partials;
-  const BackwardWeightArguments<T> all{arguments, partials, weight.partitions, weight.tasks_per_block,
-                                       weight.slices};
-  with_kernel_size(sizes.K, [&](auto kernel) {
+  const BackwardWeightArguments<T> all{arguments, arguments.workspace + plan.workspace.partials,
+                                       weight.partitions, weight.tasks_per_block, weight.slices};
+  with_kernel_size(arguments.problem.sizes.K, [&](auto kernel) {
     launch<PyramidBackwardWeight<T, decltype(kernel)::value>>(weight.grid, all, stream);
   });
-  ReduceArguments<T> reduce{sizes, partials, {}, grad_weight, grad_bias};
-  for (int32_t s = 0; s < weight.stages.count; ++s) {
-    const int64_t tiles = weight.stages.at[s].tiling.count() * sizes.B;
-    reduce.partitions[s] = static_cast<int32_t>(std::min<int64_t>(tiles, weight.partitions));
-  }
+}
+
+template <class T>
+void launch_backward_sums(const BackwardPlan& plan, const BackwardArguments<T>& arguments, T* grad_weight,
+                          T* grad_bias, Stream stream) {
+  const Sizes& sizes = arguments.problem.sizes;
+  ReduceArguments<T> reduce{sizes, arguments.workspace + plan.workspace.partials, {}, grad_weight, grad_bias};
+  std::copy_n(plan.weight.stage_partitions, kMaxStages, reduce.partitions);
   const int64_t elements = sizes.S * (sizes.K * sizes.K + 1) * sizes.C;
   launch<PyramidBackwardReduce<T>>({(elements + kMaxThreads - 1) / kMaxThreads, kMaxThreads, 0}, reduce,
                                    stream);

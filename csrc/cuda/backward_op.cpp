@@ -24,8 +24,8 @@ void launch_on(const Inputs& inputs, const PlanProblem& problem, const Tensor& g
   const BackwardPlan plan = backward_plan(problem, device_properties(device));
   const Tensor workspace = torch::stable::new_empty(inputs.x, {plan.workspace.size}, ScalarType::Float);
   BackwardArguments<T> arguments{};
-  arguments.problem = problem_of<T>(inputs, true);
   arguments.grad = image_of<T>(grad);
+  arguments.problem = problem_of<T>(inputs, rows_aligned(arguments.grad));
   arguments.grad_x = data_or_null<T>(gradients.x);
   arguments.workspace = static_cast<float*>(workspace.mutable_data_ptr());
   launch_backward(plan, arguments, data_or_null<T>(gradients.weight), data_or_null<T>(gradients.bias),

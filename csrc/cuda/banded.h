@@ -104,6 +104,37 @@ class BandedConvolution {
   const uint32_t* filter_;  // the pair that begins with first_tap_, in kernel row 0
 };
 
+// Where a warp has one pair alone, v's planes are loaded while the tensor cores work on u's: half of the
+// warps of each scheduler load before they multiply, the others after.
+DELTACONV_DEVICE bool loads_at(int step) {
+  constexpr int kSchedulers = 4;
+  return fresh(thread_index()) / kWarp / kSchedulers % 2 == step;
+}
+
+template <class T, class Banded>
+DELTACONV_DEVICE void load_half(const Problem<T>& problem, const Tile& tile, int half, std::byte* planes) {
+  const Stage& stage = problem.stages.at[tile.stage];
+  const auto source = source_of(problem.x, problem.sizes, tile.image, tile.channel, kBandedPairs,
+                                problem.vectors, stage.rows, stage.cols);
+  load_planes<T, Banded>(source, half, tile.row, tile.col, fresh(static_cast<int>(problem.sizes.K)), planes);
+}
+
+// The filters and `halves` of the planes, u's first; their loads are under way together.
+template <class T, class Banded>
+DELTACONV_DEVICE void load_first(const Problem<T>& problem, const Tile& tile, int halves, std::byte* planes,
+                                 uint32_t* filters) {
+  const auto K = static_cast<int>(problem.sizes.K);
+  const int32_t stage = problem.stages.at[tile.stage].index;
+  const auto from =
+      filter_source(problem.weight, problem.sizes, stage, tile.channel, kBandedPairs, problem.vectors);
+  FilterRow<T, Banded> row(from, K);
+  row.fetch(warp_index());
+  DELTACONV_NO_UNROLL
+  for (int half = 0; half < halves; ++half) load_half<T, Banded>(problem, tile, half, planes);
+  row.store(warp_index(), filters);
+  load_filters<T, Banded>(from, warp_index() + thread_count() / kWarp, K, filters);
+}
+
 // The convolution of one half of the block's channel pair c, with bias. `pair` is the pair's planes,
 // `filters` u's filter, which v's follows.
 template <class T, class Banded>
@@ -130,6 +161,17 @@ DELTACONV_DEVICE void convolve_half(const Problem<T>& problem, const Tile& tile,
       for (float& value : sum.values) value += to_float(bias);
     }
   }
+}
+
+// The same from all of the block's planes and filters.
+template <class T, class Banded>
+DELTACONV_DEVICE void convolve_pair_half(const Problem<T>& problem, const Tile& tile, int c, int half,
+                                         const std::byte* planes, BandedSums<Banded>& sums) {
+  const int K = fresh(static_cast<int>(problem.sizes.K)), slot = banded_slot(fresh(c));
+  const std::byte* filters =
+      planes + kBandedPairs * Banded::pair_bytes(K) + slot * 2 * Banded::filter_words(K) * 4;
+  convolve_half<T, Banded>(problem, tile, c, half, planes + slot * Banded::pair_bytes(K),
+                           reinterpret_cast<const uint32_t*>(filters), sums);
 }
 
 }  // namespace deltaconv::cuda

@@ -23,7 +23,7 @@ struct PyramidForwardBanded {
     auto* filters = reinterpret_cast<uint32_t*>(planes + kBandedPairs * pair_bytes);
     // Where a warp has one pair alone, v's planes are loaded while the tensor cores work on u's.
     const bool in_turn = warps == kBandedPairs;
-    load_first(problem, here, in_turn ? 1 : 2, planes, filters);
+    load_first<T, Banded>(problem, here, in_turn ? 1 : 2, planes, filters);
     // The products leave no registers for what is needed between and after them.
     auto& tile = *reinterpret_cast<Tile*>(planes + Banded::parked_offset(K));
     if (thread_index() == 0) tile = here;
@@ -35,14 +35,14 @@ struct PyramidForwardBanded {
       DELTACONV_NO_UNROLL
       for (int step = in_turn ? 0 : 1; step < 2; ++step) {
         if (in_turn && loads_at(step)) {
-          load_half(problem, tile, 1, planes);
+          load_half<T, Banded>(problem, tile, 1, planes);
         } else if (exists) {
-          convolve(problem, tile, c, 0, planes, u);
+          convolve_pair_half<T, Banded>(problem, tile, c, 0, planes, u);
         }
       }
       if (in_turn) sync_block();
       if (!exists) break;
-      convolve(problem, tile, c, 1, planes, v);
+      convolve_pair_half<T, Banded>(problem, tile, c, 1, planes, v);
       sync_warp();
       store_gated(problem, u, v, reinterpret_cast<float*>(planes + banded_slot(c) * pair_bytes));
     }
@@ -51,46 +51,6 @@ struct PyramidForwardBanded {
   }
 
  private:
-  // Half of the warps of each scheduler load before they multiply, the others after.
-  static DELTACONV_DEVICE bool loads_at(int step) {
-    constexpr int kSchedulers = 4;
-    return fresh(thread_index()) / kWarp / kSchedulers % 2 == step;
-  }
-
-  static DELTACONV_DEVICE void load_half(const Problem<T>& problem, const Tile& tile, int half,
-                                         std::byte* planes) {
-    const Stage& stage = problem.stages.at[tile.stage];
-    const auto source = source_of(problem.x, problem.sizes, tile.image, tile.channel, kBandedPairs,
-                                  problem.vectors, stage.rows, stage.cols);
-    load_planes<T, Banded>(source, half, tile.row, tile.col, fresh(static_cast<int>(problem.sizes.K)),
-                           planes);
-  }
-
-  // The filters and `halves` of the planes, u's first; their loads are under way together.
-  static DELTACONV_DEVICE void load_first(const Problem<T>& problem, const Tile& tile, int halves,
-                                          std::byte* planes, uint32_t* filters) {
-    const auto K = static_cast<int>(problem.sizes.K);
-    const int32_t stage = problem.stages.at[tile.stage].index;
-    const auto from =
-        filter_source(problem.weight, problem.sizes, stage, tile.channel, kBandedPairs, problem.vectors);
-    FilterRow<T, Banded> row(from, K);
-    row.fetch(warp_index());
-    DELTACONV_NO_UNROLL
-    for (int half = 0; half < halves; ++half) load_half(problem, tile, half, planes);
-    row.store(warp_index(), filters);
-    load_filters<T, Banded>(from, warp_index() + thread_count() / kWarp, K, filters);
-  }
-
-  // One half of pair c, from its planes and filters.
-  static DELTACONV_DEVICE void convolve(const Problem<T>& problem, const Tile& tile, int c, int half,
-                                        const std::byte* planes, BandedSums<Banded>& sums) {
-    const int K = fresh(static_cast<int>(problem.sizes.K)), slot = banded_slot(fresh(c));
-    const std::byte* filters =
-        planes + kBandedPairs * Banded::pair_bytes(K) + slot * 2 * Banded::filter_words(K) * 4;
-    convolve_half<T, Banded>(problem, tile, c, half, planes + slot * Banded::pair_bytes(K),
-                             reinterpret_cast<const uint32_t*>(filters), sums);
-  }
-
   // A pair's gated results replace its planes.
   static DELTACONV_DEVICE void store_gated(const Problem<T>& problem, const BandedSums<Banded>& u,
                                            const BandedSums<Banded>& v, float* pair) {

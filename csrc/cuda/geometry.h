@@ -72,4 +72,30 @@ class UpsampleWalk {
   float scale_;
 };
 
+// The pixels [begin, end) that were interpolated from one row or column of a grid. The first is `start` from
+// it, in units of the grid, each `step` from the next, all less than one; beyond the grid's ends there is
+// nothing else to take from: those that low and high bound have all of it.
+struct UpsampledSpan {
+  int32_t begin, end;
+  float start, step, low, high;
+
+  static DELTACONV_ANYWHERE UpsampledSpan of(const Axis& axis, int32_t at) {
+    if (at >= axis.reduced) return {0, 0, 0.0f, 0.0f, 0.0f, 0.0f};
+    const int32_t begin = axis.cell_start(at - 1);
+    const UpsampleWalk walk(axis, begin);
+    return {begin,
+            axis.cell_start(at + 1),
+            static_cast<float>(walk.cell() - at) + walk.fraction(),
+            static_cast<float>(axis.reduced) / static_cast<float>(axis.size),
+            at == 0 ? 0.0f : -1.0f,
+            at + 1 == axis.reduced ? 0.0f : 1.0f};
+  }
+  // The part of a pixel that comes from here.
+  DELTACONV_ANYWHERE float weight(int32_t pixel) const {
+    const float distance = static_cast<float>(pixel - begin) * step + start;
+    const float bounded = distance < low ? low : distance > high ? high : distance;
+    return 1.0f - (bounded < 0.0f ? -bounded : bounded);
+  }
+};
+
 }  // namespace deltaconv::cuda

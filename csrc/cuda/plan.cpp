@@ -116,6 +116,8 @@ void fail_to_plan(const PlanProblem& problem, const DeviceProperties& device) {
 
 namespace {
 
+const char* name_of(Road road) { return road == Road::kCudaCores ? "CUDA cores: " : "tensor cores: "; }
+
 void describe(std::ostream& text, const Grid& grid) {
   text << grid.blocks << " blocks of " << grid.threads << " threads, " << grid.shared_bytes
        << " bytes of shared memory";
@@ -134,7 +136,7 @@ void describe(std::ostream& text, const Stages& stages) {
 }
 
 void describe(std::ostream& text, const LaunchPlan& launch) {
-  text << (launch.road == Road::kCudaCores ? "CUDA cores: " : "tensor cores: ");
+  text << name_of(launch.road);
   describe(text, launch.grid);
   text << ", " << launch.pairs << " channel pairs a block";
   if (launch.estimated_cycles > 0)
@@ -164,7 +166,7 @@ std::string explain(const BackwardPlan& plan) {
   }
   text << "backward, x, ";
   describe(text, plan.input);
-  text << "backward, weight and bias, CUDA cores: ";
+  text << "backward, weight and bias, " << name_of(plan.weight.road);
   describe(text, plan.weight.grid);
   text << ", " << plan.weight.partitions << " partial sums\n";
   describe(text, plan.weight.stages);

@@ -27,6 +27,8 @@ struct PlanProblem {
   std::vector<int64_t> factors;
   ElementType type;
   std::optional<Road> road = std::nullopt;  // none: the one that should be faster
+  // Of the tensor cores' tiles of the weight gradient, likewise.
+  std::optional<int32_t> weight_columns = std::nullopt;
 };
 
 // One launch: up to kMaxStages stages.
@@ -38,27 +40,34 @@ struct LaunchPlan {
   double estimated_cycles;  // of the cost model that chose it; 0 where there was no choice
 };
 
-// The weight gradient's launch. A block takes one partition of a stage's tiles, kLanes channels and some of
-// the tasks that the kernel's rows and columns are divided into (register_tile.h).
+// The weight gradient's launch. A block takes one partition of a stage's tiles, and on CUDA cores kLanes
+// channels and some of the tasks that the kernel's rows and columns are divided into (register_tile.h), on
+// tensor cores a channel with each warp (weight_band.h), whose tiles are counted over all images.
 struct WeightPlan {
+  Road road;
   Grid grid;
   Stages stages;
-  int32_t partitions;               // of a stage's tiles, by the shape alone: each has a partial sum
-  int32_t tasks_per_block, slices;  // warps that share a task take every slices-th row
+  int32_t partitions;                    // of a stage's tiles, by the shape alone: each has a partial sum
+  int32_t stage_partitions[kMaxStages];  // those that have tiles
+  int32_t tasks_per_block, slices;       // CUDA cores: warps that share a task take every slices-th row
+  int32_t input_rows;                    // tensor cores: that a buffer holds
 };
 
-// Offsets and size of the workspace, in floats.
+// Offsets and size of the workspace, in floats. On CUDA cores a stage's gradients are [B, h, w, C] float32;
+// on tensor cores they are planes, with scales in float16, and the stage's inputs are kept likewise
+// (backward_workspace.h).
 struct Workspace {
-  int64_t grad_a[kMaxStages];  // gradient of every stage's convolution, [B, h, w, C] each
-  int64_t grad_d[kMaxStages];  // gradient of every reduced stage's input, likewise
+  int64_t grad_a[kMaxStages];  // gradients of every stage's convolution
+  int64_t scales[kMaxStages], inputs[kMaxStages];
+  int64_t grad_d[kMaxStages];  // gradients of the inputs of the stages of BackwardPlan::reduced, [B, h, w, C]
   int64_t partials;            // [partitions, S, K * K + 1, C], the last tap is the bias
   int64_t size;
 };
 
 struct BackwardPlan {
-  LaunchPlan gate;     // writes grad_a
-  LaunchPlan reduced;  // writes grad_d; no stages where none is reduced
-  LaunchPlan input;    // its one stage is x's own grid
+  LaunchPlan gate;     // writes grad_a; its road is the whole pass's
+  LaunchPlan reduced;  // writes grad_d of the reduced stages at least; may have none
+  LaunchPlan input;    // its one stage is x's own grid; on tensor cores the stage convolved there, or -1
   WeightPlan weight;
   Workspace workspace;
 };
@@ -72,6 +81,22 @@ std::vector<LaunchPlan> forward_plan(const PlanProblem& problem, const DevicePro
 bool tensor_cores_take(const PlanProblem& problem, const DeviceProperties& device);
 LaunchPlan tensor_cores_forward(const PlanProblem& problem, const DeviceProperties& device,
                                 int32_t first_stage, int32_t count);
+
+// What an adjoint convolution writes: bytes of a result, which `added` float32 values are added to.
+struct AdjointResults {
+  double bytes, added;
+};
+
+// The launches of the backward pass on tensor cores: through the gate; adjoint convolutions. None where no
+// tile fits; plan_backward_tensor_cores.cpp.
+std::optional<LaunchPlan> tensor_cores_gate(const PlanProblem& problem, const DeviceProperties& device,
+                                            const std::vector<Stage>& stages);
+std::optional<LaunchPlan> tensor_cores_adjoint(const PlanProblem& problem, const DeviceProperties& device,
+                                               const std::vector<Stage>& stages,
+                                               const AdjointResults& results);
+
+// The weight gradient's launch on tensor cores. None where no tile fits; plan_weight_banded.cpp.
+std::optional<WeightPlan> tensor_cores_weight(const PlanProblem& problem, const DeviceProperties& device);
 
 // The launch of a convolution of these stages on CUDA cores, which take everything; plan_cuda_cores.cpp.
 // `upsampled`: the results of reduced stages are.

@@ -17,10 +17,12 @@ struct Cost {
   double latency = 0;  // of loads and barriers, which only other blocks can fill
 };
 
-// Of a block: its convolution's, then the gated values that are upsampled.
+// Of a block: its convolution's; then the gated values that are upsampled, or their gradients and how the
+// tile's rows and columns were.
 int64_t shared_bytes(const Tiling& tiling, int32_t K) {
-  const int64_t gated = static_cast<int64_t>(tiling.rows) * tiling.cols * kPairs;
-  return std::max(convolve_floats(tiling, K), gated) * static_cast<int64_t>(sizeof(float));
+  const int64_t gated = static_cast<int64_t>(tiling.rows) * tiling.cols * kPairs * sizeof(float);
+  const int64_t spans = static_cast<int64_t>(tiling.rows + tiling.cols) * sizeof(UpsampledSpan);
+  return std::max(convolve_floats(tiling, K) * static_cast<int64_t>(sizeof(float)), gated + spans);
 }
 
 int64_t blocks_of(const PlanProblem& problem, const Stage& stage) {

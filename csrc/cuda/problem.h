@@ -43,22 +43,24 @@ struct ForwardArguments {
   T* result;                // contiguous [B, H, W, S * C / 2]
 };
 
-// Workspace planes are contiguous [B, h, w, C] float32, one for each stage at workspace + its offset; see
-// plan.h.
+// The workspace's parts are at workspace + the stage's offset; see plan.h.
 template <class T>
 struct BackwardArguments {
   Problem<T> problem;
   Image<const T> grad;  // [B, H, W, S * C / 2]
   T* grad_x;            // contiguous, or null
   float* workspace;
-  int64_t grad_a[kMaxStages], grad_d[kMaxStages];  // offsets by Stage::index
+  // Offsets by Stage::index. Inputs are kept for the gradients of weight and bias alone.
+  int64_t grad_a[kMaxStages], scales[kMaxStages], inputs[kMaxStages], grad_d[kMaxStages];
+  bool keep_inputs;
 };
 
-// For the launch that writes grad_x: how its grid is cut.
+// For launches of adjoint convolutions.
 template <class T>
 struct BackwardInputArguments {
   BackwardArguments<T> backward;
-  Stages whole;  // one stage: x's own grid
+  Stages tiles;  // how the launch's grids are cut; of the last one x's own grid
+  bool last;     // writes grad_x, else grad_d
 };
 
 template <class T>

@@ -41,6 +41,4 @@ DELTACONV_DEVICE Tile locate_tile(const Stages& stages) {
   return tile;
 }
 
-DELTACONV_DEVICE Tile locate_tile(const Stages& stages, const Sizes&, int32_t) { return locate_tile(stages); }
-
 }  // namespace deltaconv::cuda

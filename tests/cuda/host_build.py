@@ -51,20 +51,21 @@ def device(name: str):
     return module().DeviceProperties(*GPUS[name])
 
 
-def plan_problem(x_shape, factors, kernel_size: int, dtype: torch.dtype, road: str | None = None):
-    """`road`: "cuda_cores", "tensor_cores" or None for the plan's own choice."""
+def plan_problem(x_shape, factors, kernel_size: int, dtype: torch.dtype, road: str | None = None, weight_columns=None):
+    """`road`: "cuda_cores", "tensor_cores"; `weight_columns`: of weight gradient tiles; None: the plan's choice."""
     host = module()
     sizes = [*x_shape, len(factors), kernel_size]
     chosen = None if road is None else getattr(host.Road, road)
-    return host.PlanProblem(sizes, list(factors), getattr(host.ElementType, TYPES[dtype]), chosen)
+    return host.PlanProblem(sizes, list(factors), getattr(host.ElementType, TYPES[dtype]), chosen, weight_columns)
 
 
 class HostPyramid:
     """`deltaconv_kernels.pyramid` by the host build, as planned for one GPU; differentiable."""
 
-    def __init__(self, gpu=None, road: str | None = None):
+    def __init__(self, gpu=None, road: str | None = None, weight_columns: int | None = None):
         self.gpu = gpu or device("h100")
         self.road = road
+        self.weight_columns = weight_columns
 
     def __call__(self, x, weight, bias=None, factors=(1,), gate="scaled", gate_scale=1.0, residual=None):
         return _Pyramid.apply(x, weight, bias, tuple(factors), gate, gate_scale, residual, self)
@@ -83,7 +84,7 @@ def _address(tensor) -> int:
 
 
 def _problem(x, weight, bias, factors, gate, gate_scale, host: HostPyramid):
-    plan = plan_problem(x.shape, factors, weight.shape[1], x.dtype, host.road)
+    plan = plan_problem(x.shape, factors, weight.shape[1], x.dtype, host.road, host.weight_columns)
     return module().Problem(plan, host.gpu, GATES.index(gate), gate_scale, image(x), _address(weight), _address(bias))
 
 
@@ -108,7 +109,8 @@ class _Pyramid(torch.autograd.Function):
 def backward(grad, x, weight, bias, factors, gate, gate_scale, output_mask, host: HostPyramid):
     """Gradients of x, weight and bias, None where not wanted; outputs and workspace start as NaN."""
     problem = _problem(x, weight, bias, factors, gate, gate_scale, host)
-    plan = module().backward_plan(plan_problem(x.shape, factors, weight.shape[1], x.dtype, host.road), host.gpu)
+    planned = plan_problem(x.shape, factors, weight.shape[1], x.dtype, host.road, host.weight_columns)
+    plan = module().backward_plan(planned, host.gpu)
     workspace = torch.full((plan.workspace_floats,), torch.nan)
     grads = [
         torch.full_like(t, torch.nan, memory_format=torch.contiguous_format) if wanted and t is not None else None

@@ -159,6 +159,7 @@ inline void store16(void* to, const Quad& quad) {
 inline void copy16_async(void* to_shared, const void* from_global, bool valid) {
   host::check_aligned(to_shared);
   if (valid) host::check_aligned(from_global);
+  store16(to_shared, {{~0u, ~0u, ~0u, ~0u}});  // NaN until the copy happens
   host::thread->uncommitted.push_back({to_shared, valid ? from_global : nullptr});
 }
 inline void commit_copies() {

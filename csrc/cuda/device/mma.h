@@ -57,6 +57,15 @@ DELTACONV_DEVICE void load_blocks_transposed(const void* row, BlockA& left, Bloc
                : "memory");
 }
 
+// One block of A, stored transposed. Lane l < 16 points at columns l % 8 of the upper (l < 8) or lower 8
+// rows; the other lanes' pointers are not used.
+DELTACONV_DEVICE void load_block_transposed(const void* row, BlockA& block) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+               : "=r"(block.words[0]), "=r"(block.words[1])
+               : "r"(ptx::shared_address(row))
+               : "memory");
+}
+
 #define DELTACONV_MMA_K16(TYPE)                                                    \
   asm("mma.sync.aligned.m16n8k16.row.col.f32." TYPE "." TYPE                       \
       ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"       \
@@ -175,6 +184,12 @@ inline void load_blocks_transposed(const void* row, BlockA& left, BlockA& right)
   host::load_matrices<4>(row, true, words);
   left = {{words[0], words[1]}};
   right = {{words[2], words[3]}};
+}
+
+inline void load_block_transposed(const void* row, BlockA& block) {
+  uint32_t words[2];
+  host::load_matrices<2>(row, true, words);
+  block = {{words[0], words[1]}};
 }
 
 template <class T>

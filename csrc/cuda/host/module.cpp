@@ -13,6 +13,19 @@
 namespace py = pybind11;
 using namespace deltaconv::cuda;
 
+namespace {
+
+// By the stage's index.
+std::vector<Tiling> tilings_of(const Stages& stages) {
+  std::map<int32_t, Tiling> tilings;
+  for (int32_t s = 0; s < stages.count; ++s) tilings[stages.at[s].index] = stages.at[s].tiling;
+  std::vector<Tiling> in_order;
+  for (const auto& [index, tiling] : tilings) in_order.push_back(tiling);
+  return in_order;
+}
+
+}  // namespace
+
 PYBIND11_MODULE(deltaconv_cuda_host, m) {
   py::enum_<ElementType>(m, "ElementType")
       .value("float32", ElementType::kFloat32)
@@ -28,12 +41,15 @@ PYBIND11_MODULE(deltaconv_cuda_host, m) {
 
   py::class_<PlanProblem>(m, "PlanProblem")
       .def(py::init([](const std::array<int64_t, 6>& sizes, std::vector<int64_t> factors, ElementType type,
-                       std::optional<Road> road) {
-             return PlanProblem{
-                 {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5]}, std::move(factors), type};
+                       std::optional<Road> road, std::optional<int32_t> weight_columns) {
+             return PlanProblem{{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5]},
+                                std::move(factors),
+                                type,
+                                road,
+                                weight_columns};
            }),
            py::arg("sizes"), py::arg("factors"), py::arg("type"), py::arg("road") = std::nullopt,
-           "Sizes are B, H, W, C, S, K.");
+           py::arg("weight_columns") = std::nullopt, "Sizes are B, H, W, C, S, K.");
 
   py::class_<HostImage>(m, "Image")
       .def(py::init<uintptr_t, int64_t, int64_t, int64_t>(), py::arg("address") = 0,
@@ -60,15 +76,7 @@ PYBIND11_MODULE(deltaconv_cuda_host, m) {
       .def_property_readonly("threads", [](const LaunchPlan& plan) { return plan.grid.threads; })
       .def_property_readonly("shared_bytes", [](const LaunchPlan& plan) { return plan.grid.shared_bytes; })
       .def_readonly("estimated_cycles", &LaunchPlan::estimated_cycles)
-      .def_property_readonly("tilings", [](const LaunchPlan& plan) {
-        std::map<int32_t, Tiling> tilings;  // by the stage's index
-        for (int32_t s = 0; s < plan.stages.count; ++s) {
-          tilings[plan.stages.at[s].index] = plan.stages.at[s].tiling;
-        }
-        std::vector<Tiling> in_order;
-        for (const auto& [index, tiling] : tilings) in_order.push_back(tiling);
-        return in_order;
-      });
+      .def_property_readonly("tilings", [](const LaunchPlan& plan) { return tilings_of(plan.stages); });
 
   py::class_<BackwardPlan>(m, "BackwardPlan")
       .def_readonly("gate", &BackwardPlan::gate)
@@ -78,6 +86,8 @@ PYBIND11_MODULE(deltaconv_cuda_host, m) {
                              [](const BackwardPlan& plan) { return plan.weight.grid.shared_bytes; })
       .def_property_readonly("weight_threads",
                              [](const BackwardPlan& plan) { return plan.weight.grid.threads; })
+      .def_property_readonly("weight_tilings",
+                             [](const BackwardPlan& plan) { return tilings_of(plan.weight.stages); })
       .def_property_readonly("partitions", [](const BackwardPlan& plan) { return plan.weight.partitions; })
       .def_property_readonly("workspace_floats",
                              [](const BackwardPlan& plan) { return plan.workspace.size; });

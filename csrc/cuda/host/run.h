@@ -71,8 +71,8 @@ inline void run_backward(const HostProblem& host, const HostImage& grad, const H
   with_type(host.plan.type, [&](auto element) {
     using T = decltype(element);
     BackwardArguments<T> arguments{};
-    arguments.problem = problem_of<T>(host, true);
     arguments.grad = image_of<const T>(grad);
+    arguments.problem = problem_of<T>(host, rows_aligned(arguments.grad) && to.x % 16 == 0);
     arguments.grad_x = reinterpret_cast<T*>(to.x);
     arguments.workspace = reinterpret_cast<float*>(to.workspace);
     launch_backward(backward_plan(host.plan, host.device), arguments, reinterpret_cast<T*>(to.weight),
