@@ -94,10 +94,11 @@ DELTACONV_NOINLINE void Backward<T>::write_grad_x(int64_t y, int64_t plane) cons
   const int64_t C = sizes.C, row = sizes.W * C;
   const Range range = cols;
   const int lanes = block.lanes(plane);
-  const bool whole_lines = (reinterpret_cast<uintptr_t>(out) | uint64_t(C) * sizeof(T)) % 64 == 0;
+  const bool streams =
+      arguments.streams && (reinterpret_cast<uintptr_t>(out) | uint64_t(C) * sizeof(T)) % 64 == 0;
   with_lanes<A>(lanes, [=]<bool Full>() {
     if constexpr (Full && kStreams<T>) {
-      if (whole_lines) {
+      if (streams) {
         for (int64_t x = range.begin; x < range.end; ++x) stream(out + x * C, load(sum + x * V));
         return;
       }

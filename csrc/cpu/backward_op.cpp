@@ -83,9 +83,12 @@ void launch(const Kernels<T>& kernels, const Inputs& inputs, const Tensor& grad,
   const auto partials =
       new_array<Accumulator<T>>(sums ? parts * sizes.S * (sizes.K * sizes.K + 1) * sizes.C : 0);
   const BackwardArguments<T> arguments{
-      problem_of<T>(inputs, stages), const_image_of<T>(grad), partition,
+      problem_of<T>(inputs, stages),
+      const_image_of<T>(grad),
+      partition,
       gradients.x.numel() > 0 ? static_cast<T*>(gradients.x.mutable_data_ptr()) : nullptr,
-      sums ? partials.get() : nullptr};
+      sums ? partials.get() : nullptr,
+      streams_past_caches(gradients.x)};
   const int64_t threads =
       useful_threads(sizes.B * sizes.H * sizes.W * sizes.C * (3 * sizes.K * sizes.K + 16));
   const std::vector<BackwardTask> tasks = split(sizes, partition, threads);

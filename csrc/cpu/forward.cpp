@@ -193,7 +193,8 @@ DELTACONV_INLINE void Forward<T>::with_result_row(const Convolution<T>& convolut
   const uint64_t address = reinterpret_cast<uintptr_t>(out), pitch = result.col_stride * sizeof(T);
   with_lanes<A>(lanes, [&]<bool Full>() {
     if constexpr (Full && kStreams<T>) {
-      if ((address | pitch) % 64 == 0) return visit_row.template operator()<true, true>();
+      if (arguments.streams && (address | pitch) % 64 == 0)
+        return visit_row.template operator()<true, true>();
     }
     visit_row.template operator()<Full, false>();
   });

@@ -9,19 +9,27 @@
 #endif
 
 namespace deltaconv::cpu {
+namespace {
+
+size_t bytes_of(const torch::stable::Tensor& tensor) {
+  return static_cast<size_t>(tensor.numel()) * static_cast<size_t>(tensor.element_size());
+}
+
+}  // namespace
 
 torch::stable::Tensor new_result(const torch::stable::Tensor& like,
                                  torch::headeronly::IntHeaderOnlyArrayRef sizes) {
   const torch::stable::Tensor result = torch::stable::new_empty(like, sizes);
-  const size_t bytes = static_cast<size_t>(result.numel()) * static_cast<size_t>(result.element_size());
-  if (bytes > 0) prefer_huge_pages(result.mutable_data_ptr(), bytes);
+  if (result.numel() > 0) prefer_huge_pages(result.mutable_data_ptr(), bytes_of(result));
   return result;
 }
+
+bool streams_past_caches(const torch::stable::Tensor& result) { return !is_fresh(bytes_of(result)); }
 
 void prefer_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] size_t bytes) {
 #if defined(__linux__)
   constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
-  if (bytes < 4 * kHugePage) return;
+  if (!is_fresh(bytes)) return;
   const uintptr_t address = reinterpret_cast<uintptr_t>(memory);
   const uintptr_t begin = (address + kHugePage - 1) & ~(kHugePage - 1);
   const uintptr_t end = (address + bytes) & ~(kHugePage - 1);

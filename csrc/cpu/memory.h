@@ -12,8 +12,14 @@ namespace deltaconv::cpu {
 torch::stable::Tensor new_result(const torch::stable::Tensor& like,
                                  torch::headeronly::IntHeaderOnlyArrayRef sizes);
 
-// Asks for huge pages where memory is large enough to come fresh from the system. There a call would else
-// spend as much on page faults, one for each 4 KiB touched, as on its convolutions.
+// Whether memory of this size comes fresh from the system at each call.
+constexpr bool is_fresh(size_t bytes) { return bytes >= size_t{8} << 20; }
+
+// Whether kernels should write it past the caches. Not if it is fresh: its pages have just been zeroed.
+bool streams_past_caches(const torch::stable::Tensor& result);
+
+// Asks for huge pages where memory is fresh. There a call would else spend as much on page faults, one for
+// each 4 KiB touched, as on its convolutions.
 void prefer_huge_pages(void* memory, size_t bytes);
 
 // Uninitialised.

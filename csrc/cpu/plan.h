@@ -92,6 +92,7 @@ struct ForwardArguments {
   Problem<T> problem;
   Image<const T> residual;  // data is null without one
   Image<T> result;
+  bool streams;  // the result past the caches, where vectors are whole cache lines
 };
 
 // One rectangle of the result, all stages.
@@ -115,6 +116,7 @@ struct BackwardArguments {
   Partition partition;
   T* grad_x;                 // contiguous [B, H, W, C], or null
   Accumulator<T>* partials;  // [B, groups, panels, S, K * K + 1, C], the last tap is the bias; or null
+  bool streams;              // grad_x, as the result of forward
 };
 
 // Strips [begin, end) of one panel, all stages.

@@ -9,6 +9,10 @@
 #include <new>
 #include <vector>
 
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
 #include "cpu/plan.h"
 
 namespace deltaconv::cpu {
@@ -42,6 +46,9 @@ void run_tasks(const std::vector<Task>& tasks, int64_t threads, int64_t scratch_
       for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks.size();) {
         run(tasks[i], scratch.get() + thread * scratch_bytes);
       }
+#if defined(__x86_64__)
+      _mm_sfence();  // kernels may have written past the caches, which later stores would overtake
+#endif
     }
   });
 }

@@ -77,8 +77,8 @@ template <class T>
 inline constexpr bool kStreams = false;
 #endif
 
-// Writes a vector past the caches; p is a multiple of 64 bytes. Other threads may read it after the next
-// atomic read-modify-write of this one, such as that by which a thread asks for its next task.
+// Writes a vector past the caches; p is a multiple of 64 bytes. Such stores are ordered before what follows
+// by run_tasks(), at the end of a thread's tasks.
 template <class T, class V>
 DELTACONV_INLINE void stream([[maybe_unused]] T* p, [[maybe_unused]] V v) {
 #if defined(__AVX512F__)

@@ -150,15 +150,17 @@ class Product {
   }
 
   DELTACONV_DEVICE void multiply(const T* pixels, const T* weights) {
-    // Of every block of 16 rows this lane points at the same one, whose chunks lie in the same order.
-    const int row = lane_index() % 16, half = lane_index() / 16;
+    // Of every 16 rows this lane points at the same one, whose chunks lie in the same order. A block of the
+    // weights is 8 outputs, its words both halves of their 16 channels: neighbouring registers, as the
+    // product wants them.
+    const int lane = lane_index();
+    const int of_pixels = row_ * kProductDepth + chunk_offset(lane % 16, 0);
+    const int of_weights = col_ * kProductDepth + chunk_offset(lane / 16 * 8 + lane % 8, 0);
     DELTACONV_NO_UNROLL
-    for (int first = 0; first < kProductDepth / 8; first += 4) {
-      DELTACONV_UNROLL
-      for (int k = first; k < first + 4; k += 2) {
-        const int offset = chunk_offset(row, k + half);
-        multiply_chunks(pixels + row_ * kProductDepth + offset, weights + col_ * kProductDepth + offset);
-      }
+    for (int k = 0; k < kProductDepth / 8; k += 2) {
+      const T* left = pixels + (of_pixels ^ 8 * (k + lane / 16));
+      const T* right = weights + (of_weights ^ 8 * (k + lane / 8 % 2));
+      multiply_chunks(left, right);
     }
   }
 
@@ -171,14 +173,13 @@ class Product {
     }
     DELTACONV_UNROLL
     for (int j = 0; j < kColBlocks; j += 2) {
-      // Rows of the weights are columns of the product: word n of a block is the operand of columns 8 n on.
-      BlockA upper, lower;
-      load_blocks(weights + 8 * j * kProductDepth, upper, lower);
+      BlockA b[2];
+      load_blocks(weights + 8 * j * kProductDepth, b[0], b[1]);
       DELTACONV_UNROLL
       for (int i = 0; i < kRowBlocks; ++i) {
         DELTACONV_UNROLL
         for (int n = 0; n < 2; ++n) {
-          multiply_add<T>(sums_[i][j + n], a[i][0], a[i][1], upper.words[n], lower.words[n]);
+          multiply_add<T>(sums_[i][j + n], a[i][0], a[i][1], b[n].words[0], b[n].words[1]);
         }
       }
     }

@@ -25,13 +25,12 @@ struct BlockInProjection {
       const int32_t col = place.col() + c;
       addend[c] = arguments.bias && col < projection.cols ? to_float(arguments.bias[col]) : 0.0f;
     }
-    float* sums =
-        arguments.sums + (int64_t{place.image} * projection.row_tiles + place.row_tile) * projection.depth;
     int turn = place.col_tile;  // the blocks that share these pixels take turns
     product.run([&](int step, const T* pixels) {
       if (step != turn) return;
       turn += projection.col_tiles;
-      sum_pixels(pixels, step, projection.depth, sums);
+      const int64_t tile = int64_t{place.image} * projection.row_tiles + place.row_tile;
+      sum_pixels(pixels, step, projection.depth, arguments.sums + tile * projection.depth);
     });
     store_product(projection, place, product, [&](int64_t, int col, float (&values)[8]) {
       DELTACONV_UNROLL
@@ -92,9 +91,10 @@ struct BlockOutProjection {
                                       int32_t col) {
     const Projection<T>& projection = arguments.projection;
     if (col >= projection.cols) return 0.0f;
+    const int64_t slice = projection.images * projection.cols;
     const float* partial = arguments.partial + image * projection.cols + col;
     float sum = 0;
-    for (int s = 0; s < arguments.slices; ++s) sum += partial[s * projection.images * projection.cols];
+    for (int s = 0; s < arguments.slices; ++s, partial += slice) sum += *partial;
     return sum;
   }
 };

@@ -56,10 +56,10 @@ void compute(const Kernels<T>& kernels, const Header& header, FILE* in, FILE* ou
   std::vector<T> result(residual.size()), grad_x(x.size()), grad_weight(weight.size()),
       grad_bias(bias.size());
   std::vector<A> partials(sizes.B * strips * part);
-  const ForwardArguments<T> forward{problem, image(residual.data(), channels),
-                                    image(result.data(), channels)};
+  const ForwardArguments<T> forward{problem, image(residual.data(), channels), image(result.data(), channels),
+                                    true};
   const BackwardArguments<T> backward{
-      problem, image(grad.data(), channels), {strips, 1, strips}, grad_x.data(), partials.data()};
+      problem, image(grad.data(), channels), {strips, 1, strips}, grad_x.data(), partials.data(), true};
   for (int64_t b = 0; b < sizes.B; ++b) {
     for (int64_t block = 0; block * kBlock < sizes.C / 2; ++block) {
       run_task(kernels.forward_scratch, kernels.forward, forward,
