@@ -1,5 +1,5 @@
 import pytest
-from host_build import HostPyramid, module
+from host_build import HostPyramid, build, module
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +12,21 @@ def host():
 def cores(host):
     """The operator on CUDA cores, whatever road the plan would choose."""
     return HostPyramid(road="cuda_cores")
+
+
+@pytest.fixture
+def tensor_cores(host):
+    """The operator on tensor cores, whatever road the plan would choose."""
+    return HostPyramid(road="tensor_cores")
+
+
+@pytest.fixture(scope="session", params=["address", "thread"])
+def sanitized(request):
+    """The folder of the sanitizers' programs, built with each of the two."""
+    return build(f"cuda-host-{request.param}", f"-DDELTACONV_SANITIZER={request.param}")
+
+
+@pytest.fixture(scope="session")
+def thread_sanitized():
+    """The same, with ThreadSanitizer alone."""
+    return build("cuda-host-thread", "-DDELTACONV_SANITIZER=thread")

@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-from host_build import build
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="runs the sanitizers as on Linux")
 
@@ -30,16 +29,6 @@ def run(folder, problem, *more):
     numbers = map(str, (kind, residual, multiprocessors, *more))
     environment = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1"}
     return subprocess.run([*command, *numbers], capture_output=True, text=True, env=environment)
-
-
-@pytest.fixture(scope="session", params=["address", "thread"])
-def sanitized(request):
-    return build(f"cuda-host-{request.param}", f"-DDELTACONV_SANITIZER={request.param}")
-
-
-@pytest.fixture(scope="session")
-def thread_sanitized():
-    return build("cuda-host-thread", "-DDELTACONV_SANITIZER=thread")
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)

@@ -19,11 +19,6 @@ def dtype(request):
     return request.param
 
 
-@pytest.fixture
-def tensor_cores(host):
-    return HostPyramid(road=TENSOR_CORES)
-
-
 def assert_forward_matches(case, pyramid):
     expected = pyramid_forward(*case.to(torch.float64).arguments)
     error = relative_error(pyramid(*case.arguments), expected)

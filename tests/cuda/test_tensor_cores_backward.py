@@ -29,11 +29,6 @@ def dtype(request):
     return request.param
 
 
-@pytest.fixture
-def tensor_cores(host):
-    return HostPyramid(road=TENSOR_CORES)
-
-
 # Tails in C, H and W; planes begin at every element of a word.
 @pytest.mark.parametrize("kernel_size", range(7, 26, 2))
 def test_kernel_sizes(tensor_cores, kernel_size, dtype):
