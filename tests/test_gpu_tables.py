@@ -1,4 +1,4 @@
-"""tools/draw_gpu_tables.py: Markdown from what tools/gpu_check.sh left."""
+"""tools/gpu_results/draw_gpu_tables.py: Markdown from what tools/gpu_check.sh left."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 # and leaves one JSON in bench/results/. Nothing is downloaded. `tools/gpu_check.sh --help` shows the options.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export PYTHONPATH="$PWD:$PWD/python:$PWD/bench:$PWD/tools${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONPATH="$PWD:$PWD/python:$PWD/bench:$PWD/tools:$PWD/tools/triton_kernels${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONUNBUFFERED=1
 if [[ -z "${PYTHON:-}" ]]; then
   PYTHON=python3

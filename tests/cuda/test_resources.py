@@ -63,7 +63,9 @@ def test_the_table_in_the_documentation_is_this_one(kernels):
     held = {f"sm_{kernel.architecture}" for kernel in kernels}
     if held != set(re.findall(r"sm_\d+", documented)):
         pytest.skip(f"the library was built for {', '.join(sorted(held))} alone")
-    assert documented == cuda_resources.table(kernels), "python tools/cuda_resources.py --write updates docs/cuda.md"
+    assert documented == cuda_resources.table(kernels), (
+        "python tools/cuda_kernels/cuda_resources.py --write updates docs/cuda.md"
+    )
 
 
 def test_the_floors_in_the_documentation_are_these():

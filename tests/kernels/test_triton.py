@@ -111,7 +111,7 @@ def test_the_batch_compiles_nothing_anew():
 
 def test_host_overhead_is_measured_without_a_gpu():
     """In a process of its own: the tool takes Triton's driver away."""
-    tool = Path(__file__).parents[2] / "tools" / "measure_triton_host.py"
+    tool = Path(__file__).parents[2] / "tools" / "triton_kernels" / "measure_triton_host.py"
     printed = subprocess.run([sys.executable, tool, "--rounds", "1"], capture_output=True, text=True, check=True).stdout
     figures = [line.split()[-2:] for line in printed.splitlines()[:5]]
     assert all(float(figure) > 0 and unit == "µs" for figure, unit in figures), printed

@@ -1,4 +1,4 @@
-"""The table of compiled kernels in docs: how tools/compile_triton.py extends it, and that it holds."""
+"""The table of compiled kernels in docs: how tools/triton_kernels/compile_triton.py extends it, and that it holds."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Times the Triton backend's tiles on the shapes that count most; `tools/tune_triton.py --from` reads the records."""
+"""Times the Triton backend's tiles on the shapes that count most; `tune_triton.py --from` reads the records."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from .training_data import IMAGE_SOURCES, add_image_flags, open_images, require_
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..distillation.evaluation import Evaluation
-    from ..distillation.images import CaptionedImages
+    from ..distillation.data.images import CaptionedImages
+    from ..distillation.evaluation.evaluate import Evaluation
 
 COLUMNS = {
     "timestep": "timestep",
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
 
     from ..atomic import atomic_file
     from ..distillation import DataError, EncodedOnTheFly, PipelineEncoder
-    from ..distillation.evaluation import EvaluationSettings, evaluate
+    from ..distillation.evaluation.evaluate import EvaluationSettings, evaluate
 
     _check(options)
     require_one_source(options, IMAGE_SOURCES)

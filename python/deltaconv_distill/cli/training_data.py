@@ -11,10 +11,10 @@ from .pipelines import EMBEDDED
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-    from ..distillation.data import Examples
-    from ..distillation.framing import Framer
-    from ..distillation.images import CaptionedImages
-    from ..distillation.shards import ShardedImages
+    from ..distillation.data.examples import Examples
+    from ..distillation.data.framing import Framer
+    from ..distillation.data.images import CaptionedImages
+    from ..distillation.data.shards import ShardedImages
 
 IMAGE_SOURCES = ("train_data_dir", "dataset_name")
 TRAINING_SOURCES = (*IMAGE_SOURCES, "train_shards", "cached_data_dir")

@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 
 from ..conversion import DeltaConvFusion
 from ..distillation import DenoisingTask, ExampleStream
-from ..distillation.data import Examples
+from ..distillation.data.examples import Examples
 from ..metrics import fd_effnet
 from .settings import DemoSettings
 from .variants import TEACHER, VARIANTS

@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 
 from ..conversion import DeltaConvFusion
 from ..distillation import DistillConfig, Distiller
-from ..distillation.data import Examples
+from ..distillation.data.examples import Examples
 
 PRECISIONS = ("no", "bf16")
 REPEATS = 2

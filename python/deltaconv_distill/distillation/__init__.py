@@ -1,18 +1,20 @@
 """Distillation of self-attention into ΔConvBlocks: losses, data, trainer, checkpoints."""
 
-from .cache import CachedOnDisk, write_cache
-from .checkpoint import CheckpointError, find_checkpoint, save_checkpoint
 from .config import DistillConfig
-from .data import CachedExamples, CaptionedImages, DataError, EmojiImages, EncodedOnTheFly, HubImages, ImageFolder
-from .encoding import PipelineEncoder
-from .framing import Framer
-from .losses import LossTerms, LossWeights, distillation_losses, feature_loss
-from .parallel import make_accelerator
-from .records import StepRecord
-from .shards import ShardedImages
-from .stream import Batch, ExampleStream
+from .data.batches import Batch
+from .data.cache import CachedOnDisk, write_cache
+from .data.encoding import PipelineEncoder
+from .data.example_stream import ExampleStream
+from .data.examples import CachedExamples, EncodedOnTheFly
+from .data.framing import Framer
+from .data.images import CaptionedImages, DataError, EmojiImages, HubImages, ImageFolder
+from .data.shards import ShardedImages
+from .run.checkpoint import CheckpointError, find_checkpoint, save_checkpoint
+from .run.parallel import make_accelerator
+from .run.records import StepRecord
 from .task import DenoisingTask
-from .trainer import Distiller, TrainingDiverged
+from .training.losses import LossTerms, LossWeights, distillation_losses, feature_loss
+from .training.trainer import Distiller, TrainingDiverged
 
 __all__ = [
     "Batch",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .losses import LossWeights
-from .schedules import WeightSchedule
 from .task import PREDICTION_TYPES
+from .training.losses import LossWeights
+from .training.schedules import WeightSchedule
 
 MIXED_PRECISIONS = ("no", "fp16", "bf16")
 TRACKERS = ("tensorboard", "wandb")

@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler, DiffusionPipeline, PixArtTransformer2DModel
 from diffusers.training_utils import compute_snr
 
 from ..conversion.sites import denoiser_of
-from .stream import Batch
+from .data.batches import Batch
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 # Conditioning that denoisers take inside `added_cond_kwargs`: of SDXL, then of PixArt-α.

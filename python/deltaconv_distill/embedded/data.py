@@ -29,7 +29,7 @@ class EmojiDataset:
 
 
 def load_emoji(pictorial_only: bool = False) -> EmojiDataset:
-    """Loads the emoji (rendered by tools/build_emoji_data.py from Noto Color Emoji, OFL-1.1).
+    """Loads the emoji (rendered by tools/teacher/build_emoji_data.py from Noto Color Emoji, OFL-1.1).
 
     pictorial_only keeps what a person names at a glance (animals, plants, food, transport, faces, …) and leaves
     out signs, letters, buildings and look-alikes: it is what the embedded teacher was trained on.

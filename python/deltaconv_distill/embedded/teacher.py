@@ -26,7 +26,8 @@ def load_teacher(dtype: torch.dtype = torch.float32) -> StableDiffusionPipeline:
     """Loads the embedded teacher on the CPU with weights of the given dtype.
 
     32x32 images from 16x16 latents; self-attention at 16x16 (64 channels) and 8x8 (128 channels).
-    Prompts are captions and kinds of load_emoji(pictorial_only=True), on which tools/train_teacher.py trained it:
-    names it has learnt by heart, kinds ("fruit") give new pictures. TRAINING.json in its folder records the training.
+    Prompts are captions and kinds of load_emoji(pictorial_only=True), on which tools/teacher/train_teacher.py trained
+    it: names it has learnt by heart, kinds ("fruit") give new pictures. TRAINING.json in its folder records the
+    training.
     """
     return StableDiffusionPipeline.from_pretrained(teacher_path(), torch_dtype=dtype, local_files_only=True)

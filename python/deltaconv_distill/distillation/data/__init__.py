@@ -1,0 +1,1 @@
+"""Captioned images, encoded, as a stream of batches with noise."""

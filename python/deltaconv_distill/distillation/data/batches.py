@@ -1,0 +1,70 @@
+"""Batches of training examples, each example with its noise, timestep and caption dropout.
+
+Everything random about an example is a function of the run's seed and the example's position in the stream, so a run
+resumes exactly from its position alone, and splitting a batch among processes changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .encoding import LatentMoments
+
+# First word of a seed sequence: keeps the draws of an epoch's order apart from those of an example.
+ORDER, EXAMPLE = 0, 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """latents, noise: [B, C, h, w]; timesteps: [B] int64; conditioning: the denoiser's, [B, …] each, by name."""
+
+    latents: torch.Tensor
+    noise: torch.Tensor
+    timesteps: torch.Tensor
+    conditioning: dict[str, torch.Tensor]
+
+    def to(self, device: torch.device) -> Batch:
+        moved = {name: value.to(device) for name, value in self.conditioning.items()}
+        return Batch(self.latents.to(device), self.noise.to(device), self.timesteps.to(device), moved)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What chance adds to an example."""
+
+    seed: int
+    num_timesteps: int
+    proportion_empty_prompts: float
+
+    def at(self, position: int, shape: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool]:
+        """Noise of the latent's posterior, noise, timestep, and whether the caption is dropped."""
+        generator = seeded_generator(self.seed, EXAMPLE, position)
+        posterior = torch.randn(tuple(shape), generator=generator)
+        noise = torch.randn(tuple(shape), generator=generator)
+        timestep = torch.randint(self.num_timesteps, (), generator=generator)
+        empty = torch.rand((), generator=generator).item() < self.proportion_empty_prompts
+        return posterior, noise, timestep, empty
+
+
+def draw_batch(draws: Draws, position: int, moments: LatentMoments, captions: Sequence[str]) -> tuple[Batch, list[str]]:
+    """A batch without conditioning, from `position` on, and the captions that remain after dropout."""
+    drawn = [draws.at(position + offset, moments.mean.shape[1:]) for offset in range(len(captions))]
+    posterior, noise, timesteps, empty = (list(column) for column in zip(*drawn, strict=True))
+    kept = ["" if drop else caption for caption, drop in zip(captions, empty, strict=True)]
+    batch = Batch(
+        latents=moments.sample(torch.stack(posterior).to(moments.mean)),
+        noise=torch.stack(noise).to(moments.mean),
+        timesteps=torch.stack(timesteps).to(moments.mean.device),
+        conditioning={},
+    )
+    return batch, kept
+
+
+def seeded_generator(*words: int) -> torch.Generator:
+    """A generator that depends on nothing but these words."""
+    seed = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(seed))

@@ -1,0 +1,222 @@
+"""Streamed webdataset shards: which process reads which, in what order, and how a read is taken up again.
+
+Every epoch shuffles the shards and deals them out to all workers of all processes, each shard to one. Within a shard
+samples pass through a shuffle buffer and are grouped, by bucket, into batches; what is left over at the end of the
+shard is filled up to whole batches. A worker's place is therefore (epoch, shard, batches taken from it): resuming
+reads one shard again, up to that batch, without decoding.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import IterableDataset
+
+from .batches import ORDER, seeded_generator
+from .encoding import PipelineEncoder
+from .framing import Framer, Framing
+from .images import IMAGE_SUFFIXES, DataError
+
+logger = logging.getLogger(__name__)
+
+IMAGE_KEYS = tuple(suffix.removeprefix(".") for suffix in sorted(IMAGE_SUFFIXES))
+SHUFFLE_BUFFER = 1000
+
+RawSample = dict[str, Any]  # webdataset's: "__key__", and the bytes of each file by its extension
+
+
+@dataclass(frozen=True)
+class ShardedImages:
+    """Captioned images in tar files: under each key a picture and .txt, or .json with `caption_column`.
+
+    Args:
+        urls: as webdataset takes them: paths, "{000..123}" ranges, http(s):, "pipe:" commands; "::" between several.
+        framer: makes the pictures one size, or sorts them into buckets.
+        encoder: of the teacher.
+        caption_column: the entry of .json files that holds the caption.
+        shuffle_buffer: samples of a shard that wait, encoded, to be drawn at random.
+    """
+
+    urls: str
+    framer: Framer
+    encoder: PipelineEncoder
+    caption_column: str = "text"
+    shuffle_buffer: int = SHUFFLE_BUFFER
+
+    def __post_init__(self) -> None:
+        if not self.shards:
+            raise DataError(f"train_shards: no shards in {self.urls!r}")
+
+    @property
+    def shards(self) -> list[str]:
+        try:
+            from webdataset.shardlists import expand_urls
+        except ImportError as error:
+            raise DataError("train_shards: needs the webdataset library: pip install webdataset") from error
+        return list(expand_urls(self.urls))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker is: its `shard`-th shard of an epoch, and how many of its batches have been taken."""
+
+    epoch: int = 0
+    shard: int = 0
+    batches: int = 0
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """A decoded batch: pixels [B, 3, H, W] uint8, and the place of its worker after it."""
+
+    pixels: torch.Tensor
+    captions: list[str]
+    framings: list[Framing]
+    place: Place
+
+
+@dataclass
+class ShardReader(IterableDataset):
+    """The batches of this process's workers; worker i of a DataLoader goes on at `places[i]`."""
+
+    images: ShardedImages
+    seed: int
+    batch_size: int
+    process: int
+    num_processes: int
+    places: list[Place]
+    order: list[int] = field(default_factory=list)  # the worker that each of the DataLoader's plays
+
+    def __iter__(self) -> Iterator[Pixels]:
+        info = torch.utils.data.get_worker_info()
+        return self.read(self.order[info.id if info else 0])
+
+    def read(self, worker: int) -> Iterator[Pixels]:
+        """The endless batches of one worker, from its place on."""
+        place = self.places[worker]
+        while True:
+            shards = self.shards_of(worker, place.epoch)
+            yielded = place != Place(place.epoch)  # of an epoch that is taken up midway, earlier batches count
+            while place.shard < len(shards):
+                for batch in self._read_shard(shards[place.shard], place):
+                    yielded = True
+                    yield batch
+                place = Place(place.epoch, place.shard + 1)
+            if not yielded:
+                raise DataError(f"train_shards: no usable sample in a whole epoch of {', '.join(shards)}")
+            place = Place(place.epoch + 1)
+
+    def shards_of(self, worker: int, epoch: int) -> list[str]:
+        """What a worker of this process reads in an epoch, in order; all workers together read each shard once."""
+        shards = self.images.shards
+        order = torch.randperm(len(shards), generator=seeded_generator(self.seed, ORDER, epoch)).tolist()
+        readers = self.num_processes * len(self.places)
+        return [shards[index] for index in order[self.process * len(self.places) + worker :: readers]]
+
+    def _read_shard(self, url: str, place: Place) -> Iterator[Pixels]:
+        for number, group in enumerate(self._groups(url, place.epoch)):
+            if number >= place.batches:
+                batch = self._decode(group, url)
+                if batch is not None:
+                    yield replace(batch, place=replace(place, batches=number + 1))
+
+    def _groups(self, url: str, epoch: int) -> Iterator[list[RawSample]]:
+        """Batches of samples of one bucket each, not decoded yet."""
+        waiting: dict[int, list[RawSample]] = {}
+        for sample in self._shuffled(url, epoch):
+            bucket = self._bucket(sample, url)
+            if bucket is None:
+                continue
+            group = waiting.setdefault(bucket, [])
+            group.append(sample)
+            if len(group) == self.batch_size:
+                yield waiting.pop(bucket)
+        for group in waiting.values():
+            yield [group[index % len(group)] for index in range(self.batch_size)]
+
+    def _shuffled(self, url: str, epoch: int) -> Iterator[RawSample]:
+        draws = random.Random(f"{self.seed} {epoch} {self.images.shards.index(url)}")  # wherever the shards lie
+        buffer: list[RawSample] = []
+        for sample in _samples(url):
+            buffer.append(sample)
+            if len(buffer) > self.images.shuffle_buffer:
+                yield _pop(buffer, draws)
+        while buffer:
+            yield _pop(buffer, draws)
+
+    def _bucket(self, sample: RawSample, url: str) -> int | None:
+        try:
+            with Image.open(io.BytesIO(_image_bytes(sample))) as picture:
+                size = picture.height, picture.width
+            _caption(sample, self.images.caption_column)
+        except (OSError, ValueError, KeyError) as error:
+            _warn_skipped(sample, url, error)
+            return None
+        return self.images.framer.bucket(*size)
+
+    def _decode(self, group: list[RawSample], url: str) -> Pixels | None:
+        """Broken pictures are replaced by sound ones of the same batch; None where there is no sound one."""
+        decoded = []
+        for sample in group:
+            try:
+                with Image.open(io.BytesIO(_image_bytes(sample))) as picture:
+                    framing = self.images.framer.framing(picture.height, picture.width)
+                    decoded.append(
+                        (self.images.framer.apply(picture), _caption(sample, self.images.caption_column), framing)
+                    )
+            except (OSError, ValueError) as error:
+                _warn_skipped(sample, url, error)
+        if not decoded:
+            return None
+        filled = [decoded[index % len(decoded)] for index in range(len(group))]
+        pixels, captions, framings = (list(column) for column in zip(*filled, strict=True))
+        return Pixels(torch.stack(pixels), captions, framings, Place())
+
+
+def _samples(url: str) -> Iterator[RawSample]:
+    """The samples of a shard; what cannot be read of it is warned about and left out."""
+    from webdataset.tariterators import tarfile_samples
+
+    def skip(error: Exception) -> bool:
+        logger.warning("%s: left out: %r", url, error)
+        return True
+
+    yield from tarfile_samples([{"url": url}], handler=skip)
+
+
+def _pop(buffer: list[RawSample], draws: random.Random) -> RawSample:
+    index = draws.randrange(len(buffer))
+    buffer[index], buffer[-1] = buffer[-1], buffer[index]
+    return buffer.pop()
+
+
+def _image_bytes(sample: RawSample) -> bytes:
+    found = next((key for key in sample if key.rsplit(".", 1)[-1].lower() in IMAGE_KEYS), None)
+    if found is None:
+        raise ValueError(f"no picture among {_extensions(sample)}")
+    return sample[found]
+
+
+def _caption(sample: RawSample, column: str) -> str:
+    if "txt" in sample:
+        return sample["txt"].decode("utf-8").strip()
+    caption = json.loads(sample["json"]).get(column) if "json" in sample else None
+    if not isinstance(caption, str):
+        raise ValueError(f"no caption among {_extensions(sample)}; expected .txt, or .json with {column!r}")
+    return caption
+
+
+def _extensions(sample: RawSample) -> Sequence[str]:
+    return [key for key in sample if not key.startswith("__")]
+
+
+def _warn_skipped(sample: RawSample, url: str, error: Exception) -> None:
+    logger.warning("%s, sample %s: skipped: %s", url, sample.get("__key__"), error)

@@ -1,0 +1,38 @@
+"""The stream of batches that a data set and the settings make."""
+
+from __future__ import annotations
+
+from accelerate import Accelerator
+
+from ..config import DistillConfig
+from .batches import Draws
+from .example_stream import ExampleStream
+from .examples import Examples
+from .shard_stream import ShardStream
+from .shards import ShardedImages
+
+
+def open_stream(
+    examples: Examples | ShardedImages, config: DistillConfig, num_timesteps: int, accelerator: Accelerator
+) -> ExampleStream | ShardStream:
+    """This process's stream, from its beginning.
+
+    Raises:
+        DataError: there are fewer shards than workers.
+        ValueError: shards, which are read once, under `stage1_repeats`.
+    """
+    if not isinstance(examples, ShardedImages):
+        return ExampleStream(
+            examples, config.seed, config.train_batch_size, num_timesteps, config.proportion_empty_prompts
+        )
+    if config.stage1_repeats > 1:
+        raise ValueError(f"stage1_repeats: expected 1 with streamed shards, got {config.stage1_repeats}")
+    return ShardStream(
+        examples,
+        config.seed,
+        config.train_batch_size,
+        Draws(config.seed, num_timesteps, config.proportion_empty_prompts),
+        config.dataloader_num_workers,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
