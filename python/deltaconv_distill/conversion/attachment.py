@@ -21,7 +21,7 @@ from deltaconv_kernels import DeltaConvBlock
 from .adapters import adapter_layers, add_adapter, load_lora_adapter, report_skipped
 from .hooks import CallTap, Control, FeatureTap, RouteHook, drop_route
 from .routing import DeltaConvAttention, drop_block_keys, hidden_blocks, insert_block, remove_block
-from .sites import Site, Sites, find_sites, patch_size
+from .sites import Site, Sites, patch_size
 
 if TYPE_CHECKING:
     from .fusion import DeltaConvFusion
@@ -58,9 +58,10 @@ def attachment_of(denoiser: ModelMixin) -> Attachment | None:
     return denoiser.__dict__.get(ATTACHMENT)
 
 
-def install(fusion: DeltaConvFusion, denoiser: ModelMixin, blocks: Mapping[str, DeltaConvBlock]) -> Attachment:
-    """Put `blocks`, by layer name, in the places of the denoiser's self-attentions."""
-    sites = find_sites(denoiser)
+def install(
+    fusion: DeltaConvFusion, denoiser: ModelMixin, sites: Sites, blocks: Mapping[str, DeltaConvBlock]
+) -> Attachment:
+    """Put `blocks`, by layer name, in the places of the denoiser's self-attentions, its `sites`."""
     for name, block in blocks.items():
         _move_beside(sites.found[name], block)
     for name, block in blocks.items():

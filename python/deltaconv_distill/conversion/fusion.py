@@ -28,7 +28,7 @@ from .presets import published_gate
 from .report import FusionReport, report_fusion
 from .routing import POOL, REMOVED, TEACHER
 from .side_car import is_side_car
-from .sites import denoiser_of, sites_to_convert
+from .sites import Sites, denoiser_of, sites_to_convert
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class DeltaConvFusion(ModelMixin, ConfigMixin):
             )
         if init == ATTENTION:
             initialise_blocks(fusion.blocks, sites.found, measured)
-        return fusion.attach(denoiser)
+        return fusion._attach(denoiser, sites)
 
     @classmethod
     def from_convfusion(
@@ -147,12 +147,13 @@ class DeltaConvFusion(ModelMixin, ConfigMixin):
         """
         denoiser = denoiser_of(pipe_or_denoiser)
         _refuse_attached(denoiser)
-        dims = {name: site.attention.query_dim for name, site in sites_to_convert(denoiser).found.items()}
+        sites = sites_to_convert(denoiser)
+        dims = {name: site.attention.query_dim for name, site in sites.found.items()}
         layers, weights = read_convfusion(path, dims, gate or published_gate(denoiser), factors, ema)
         origin = f"from the checkpoint {Path(path).name}"
         fusion = cls(denoiser=type(denoiser).__name__, layers=layers, kernel_sizes_from=origin)
         fusion.load_state_dict(weights)
-        return fusion.attach(denoiser)
+        return fusion._attach(denoiser, sites)
 
     @staticmethod
     def attached_to(pipe_or_denoiser: DiffusionPipeline | ModelMixin) -> DeltaConvFusion | None:
@@ -187,9 +188,7 @@ class DeltaConvFusion(ModelMixin, ConfigMixin):
                 f"pipe_or_denoiser: expected the {self.config.denoiser} that this fusion was made for, "
                 f"got {type(denoiser).__name__}"
             )
-        check_layers(denoiser, self.config.layers, self.config.excluded)
-        self._attachment = install(self, denoiser, self.blocks)
-        return self
+        return self._attach(denoiser, sites_to_convert(denoiser))
 
     def detach(self) -> DeltaConvFusion:
         """Take the blocks out: the denoiser is the teacher again, bit for bit. Returns the fusion.
@@ -264,6 +263,11 @@ class DeltaConvFusion(ModelMixin, ConfigMixin):
             state["_attachment"] = None
         copied.__dict__.update(copy.deepcopy(state, memo))
         return copied
+
+    def _attach(self, denoiser: ModelMixin, sites: Sites) -> DeltaConvFusion:
+        check_layers(sites.found, self.config.layers, self.config.excluded)
+        self._attachment = install(self, denoiser, sites, self.blocks)
+        return self
 
     @contextmanager
     def _mode(self, mode: str) -> Iterator[None]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from diffusers import ModelMixin
 from torch import nn
 
 from deltaconv_kernels import DeltaConvBlock
 
 from .kernel_sizes import check_names
-from .sites import Site, sites_to_convert
+from .sites import Site
 
 Layers = dict[str, dict[str, Any]]
 
@@ -34,17 +33,16 @@ def build_block(layer: Mapping[str, Any]) -> DeltaConvBlock:
     return block
 
 
-def check_layers(denoiser: ModelMixin, layers: Mapping[str, Mapping[str, Any]], excluded: Iterable[str]) -> None:
+def check_layers(sites: Mapping[str, Site], layers: Mapping[str, Mapping[str, Any]], excluded: Iterable[str]) -> None:
     """
     Raises:
         ValueError: the denoiser's self-attentions are not those in `layers` and `excluded`, or have other widths.
     """
-    found = sites_to_convert(denoiser).found
-    check_names("pipe_or_denoiser", found, [*layers, *excluded])
+    check_names("pipe_or_denoiser", sites, [*layers, *excluded])
     wrong = [
-        f"{name} has {found[name].attention.query_dim} channels, its block {layer['dim']}"
+        f"{name} has {sites[name].attention.query_dim} channels, its block {layer['dim']}"
         for name, layer in layers.items()
-        if found[name].attention.query_dim != layer["dim"]
+        if sites[name].attention.query_dim != layer["dim"]
     ]
     if wrong:
         raise ValueError(f"pipe_or_denoiser: {'; '.join(wrong)}")
