@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
 
+from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
 from ...conversion import DeltaConvFusion
+from ..config import DistillConfig
 from .card import write_card
 from .checkpoint import FUSION_FOLDER
 from .parallel import gathered
@@ -17,60 +20,58 @@ from .records import StepLog, StepRecord
 from .sample_grids import can_generate, difference, draw_pair, save_grid
 from .trackers import Tracker
 
-if TYPE_CHECKING:
-    from ..training.trainer import Distiller
-
 logger = logging.getLogger(__name__)
 
 
 class Outputs:
-    """Written by the main process alone, and only where there is an output directory."""
+    """Written by the main process alone, and only where the settings name an output directory."""
 
-    def __init__(self, distiller: Distiller) -> None:
-        self._distiller = distiller
-        self._is_main = distiller.accelerator.is_main_process
-        self.log = StepLog(distiller.output_dir if self._is_main else None)
-        self._tracker = Tracker(distiller.accelerator, distiller.config)
+    def __init__(self, pipe: Any, fusion: DeltaConvFusion, config: DistillConfig, accelerator: Accelerator) -> None:
+        self.folder = Path(config.output_dir) if config.output_dir else None
+        self._pipe = pipe
+        self._fusion = fusion
+        self._config = config
+        self._accelerator = accelerator
+        self._is_main = accelerator.is_main_process
+        self._spreads_weights = accelerator.distributed_type == DistributedType.FSDP
+        self.log = StepLog(self.folder if self._is_main else None)
+        self._tracker = Tracker(accelerator, config)
 
-    def record(self, record: StepRecord) -> None:
+    def record(self, record: StepRecord, skipped: int) -> None:
+        """Keep the record of a step; `skipped` counts the run's steps so far that were not finite."""
         self.log.append(record)
-        self._tracker.log_step(record, self._distiller.skipped)
+        self._tracker.log_step(record, skipped)
 
-    def validate(self) -> None:
-        """Draw the validation grid, with the averaged blocks where there are any."""
-        distiller = self._distiller
-        config, folder = distiller.config, distiller.output_dir
-        if not config.validation_prompts or folder is None or not can_generate(distiller.pipe):
+    def validate(self, step: int, drawing: AbstractContextManager) -> None:
+        """Draw the validation grid inside `drawing`, the context that has the weights and precision to draw with."""
+        prompts = self._config.validation_prompts
+        if not prompts or self.folder is None or not can_generate(self._pipe):
             return
-        # under FSDP a forward needs every process
-        if self._is_main or distiller.accelerator.distributed_type == DistributedType.FSDP:
-            with distiller.averaged(), distiller.precision.student():
-                teacher, student = draw_pair(distiller.pipe, distiller.fusion, config)
+        if self._is_main or self._spreads_weights:  # spread weights: a forward needs every process
+            with drawing:
+                teacher, student = draw_pair(self._pipe, self._fusion, self._config)
             if self._is_main:
-                path = save_grid(teacher, student, folder, distiller.step)
-                self._tracker.log_grid(path, config.validation_prompts, difference(teacher, student), distiller.step)
-        distiller.accelerator.wait_for_everyone()
+                path = save_grid(teacher, student, self.folder, step)
+                self._tracker.log_grid(path, prompts, difference(teacher, student), step)
+        self._accelerator.wait_for_everyone()
 
-    def finish(self) -> None:
+    def finish(self, global_batch_size: int) -> None:
         """Write the fusion and its card, and close the tracker."""
-        distiller = self._distiller
         with self.whole_fusion() as fusion:
-            if distiller.output_dir and self._is_main:
-                folder = distiller.output_dir / FUSION_FOLDER
+            if self.folder and self._is_main:
+                folder = self.folder / FUSION_FOLDER
                 fusion.save_pretrained(folder)
-                teacher = getattr(distiller.pipe.config, "_name_or_path", None)
+                teacher = getattr(self._pipe.config, "_name_or_path", None)
                 name = str(teacher) if teacher else None
-                write_card(folder, fusion, distiller.config, self.log.records, name, distiller.global_batch_size)
+                write_card(folder, fusion, self._config, self.log.records, name, global_batch_size)
         self._tracker.finish()
 
     @contextmanager
     def whole_fusion(self) -> Iterator[DeltaConvFusion]:
         """The fusion, or where its weights are spread over processes a copy that has them all."""
-        distiller = self._distiller
-        if distiller.accelerator.distributed_type != DistributedType.FSDP:
-            yield distiller.fusion
+        if not self._spreads_weights:
+            yield self._fusion
             return
-        state = gathered(dict(distiller.fusion.state_dict()))
-        whole = DeltaConvFusion.from_config(distiller.fusion.config)
-        whole.load_state_dict(state)
+        whole = DeltaConvFusion.from_config(self._fusion.config)
+        whole.load_state_dict(gathered(dict(self._fusion.state_dict())))
         yield whole

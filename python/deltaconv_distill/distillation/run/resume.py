@@ -3,137 +3,124 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object
+from diffusers.training_utils import EMAModel
 
+from ...conversion import DeltaConvFusion
+from ..config import DistillConfig
+from ..data.example_stream import ExampleStream
+from ..data.shard_stream import ShardStream
 from .checkpoint import CheckpointError, find_checkpoint, load_state
+from .identity import RunIdentity
 from .parallel import gathered, random_state, restore_random_state, spread_like, spread_optimizer_state
-
-if TYPE_CHECKING:
-    from ..training.trainer import Distiller
 
 logger = logging.getLogger(__name__)
 
-# Settings that a run may change when it resumes; any other would make it another run.
-RESUMABLE_CHANGES = frozenset(
-    {
-        "output_dir",
-        "max_train_steps",
-        "max_train_seconds",
-        "checkpointing_steps",
-        "checkpoints_total_limit",
-        "resume_from_checkpoint",
-        "max_skipped_steps",
-        "gradient_accumulation_steps",  # what counts is the global batch, compared by itself
-        "gradient_checkpointing",
-        "offload_ema",
-        "dataloader_num_workers",
-        "report_to",
-        "tracker_project_name",
-        "validation_prompts",
-        "validation_steps",
-        "validation_inference_steps",
-        "validation_resolution",
-    }
-)
-# Schedules that depend on how long the run is to be.
-LR_SCHEDULERS_WITH_END = frozenset({"linear", "cosine", "cosine_with_restarts", "polynomial"})
+
+@dataclass
+class RunState:
+    """What training changes: the parts that have a state of their own, and counts of steps.
+
+    scaler: of float16's loss, None in other precisions; ema: the moving average, None without one.
+    skipped, skipped_in_a_row: steps whose loss or gradient was not finite.
+    """
+
+    fusion: DeltaConvFusion
+    stream: ExampleStream | ShardStream
+    optimizer: torch.optim.Optimizer
+    lr_scheduler: torch.optim.lr_scheduler.LRScheduler
+    scaler: torch.amp.GradScaler | None
+    ema: EMAModel | None
+    step: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+
+    def count_step(self, finite: bool) -> None:
+        """One more step, which was skipped unless it was finite."""
+        self.step += 1
+        self.skipped += not finite
+        self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
 
 
-def collect_state(distiller: Distiller) -> dict[str, Any]:
+def collect_state(state: RunState, identity: RunIdentity, accelerator: Accelerator) -> dict[str, Any]:
     """The state of all processes; each has to call it, and the main one to write it."""
-    scaler = distiller.precision.scaler
-    each = {"rng": random_state(), "data": distiller.stream.state()}
+    each = {"rng": random_state(), "data": state.stream.state()}
     return {
-        "step": distiller.step,
-        "skipped": distiller.skipped,
-        "skipped_in_a_row": distiller.skipped_in_a_row,
-        **_identity(distiller),
-        "blocks": gathered({name: value.clone() for name, value in distiller.fusion.state_dict().items()}),
-        "optimizer": gathered(distiller.optimizer.state_dict()),
-        "lr_scheduler": distiller.lr_scheduler.state_dict(),
-        "scaler": scaler.state_dict() if scaler else None,
-        "ema": gathered(distiller.ema.state_dict()) if distiller.ema else None,
-        "processes": gather_object([each]) if distiller.accelerator.num_processes > 1 else [each],
+        "step": state.step,
+        "skipped": state.skipped,
+        "skipped_in_a_row": state.skipped_in_a_row,
+        **asdict(identity),
+        "blocks": gathered({name: value.clone() for name, value in state.fusion.state_dict().items()}),
+        "optimizer": gathered(state.optimizer.state_dict()),
+        "lr_scheduler": state.lr_scheduler.state_dict(),
+        "scaler": state.scaler.state_dict() if state.scaler else None,
+        "ema": gathered(state.ema.state_dict()) if state.ema else None,
+        "processes": gather_object([each]) if accelerator.num_processes > 1 else [each],
     }
 
 
-def checkpoint_to_resume(distiller: Distiller) -> Path | None:
-    """The checkpoint that the settings ask for; None without one."""
-    requested = distiller.config.resume_from_checkpoint
-    if not requested:
+def checkpoint_to_resume(config: DistillConfig) -> Path | None:
+    """The checkpoint that the settings ask for; None without one.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    if not config.resume_from_checkpoint:
         return None
-    path = find_checkpoint(distiller.output_dir, requested)
+    folder = Path(config.output_dir) if config.output_dir else None
+    path = find_checkpoint(folder, config.resume_from_checkpoint)
     if path is None:
-        logger.warning("no checkpoint in %s: starting from step 0", distiller.output_dir)
+        logger.warning("no checkpoint in %s: starting from step 0", folder)
     return path
 
 
-def restore_state(distiller: Distiller, path: Path) -> None:
-    """Put a distiller where the checkpoint was written.
+def restore_state(state: RunState, identity: RunIdentity, accelerator: Accelerator, path: Path) -> None:
+    """Put the parts of `state` and this process's generators where the checkpoint was written.
 
     Raises:
         CheckpointError: it was written with settings, data or blocks that would make it another run.
     """
-    state = load_state(path)
-    _check_compatible(distiller, path, state)
-    parameters = distiller.parameters
-    own = distiller.fusion.state_dict()
-    blocks = {name: spread_like(value, own[name]) for name, value in state["blocks"].items()}
-    distiller.fusion.load_state_dict(blocks)
-    distiller.optimizer.load_state_dict(spread_optimizer_state(state["optimizer"], parameters))
-    distiller.lr_scheduler.load_state_dict(state["lr_scheduler"])
-    if distiller.precision.scaler:
-        distiller.precision.scaler.load_state_dict(state["scaler"])
-    if distiller.ema:
-        pairs = zip(state["ema"]["shadow_params"], parameters, strict=True)
+    saved = load_state(path)
+    _refuse_another_run(state, identity, saved, path)
+    parameters, own = list(state.fusion.parameters()), state.fusion.state_dict()
+    state.fusion.load_state_dict({name: spread_like(value, own[name]) for name, value in saved["blocks"].items()})
+    state.optimizer.load_state_dict(spread_optimizer_state(saved["optimizer"], parameters))
+    state.lr_scheduler.load_state_dict(saved["lr_scheduler"])
+    if state.scaler:
+        state.scaler.load_state_dict(saved["scaler"])
+    if state.ema:
+        pairs = zip(saved["ema"]["shadow_params"], parameters, strict=True)
         shadow = [spread_like(value, parameter) for value, parameter in pairs]
-        distiller.ema.load_state_dict({**state["ema"], "shadow_params": shadow})
-    _restore_process(distiller, path, state["processes"])
-    distiller.step = state["step"]
-    distiller.skipped, distiller.skipped_in_a_row = state["skipped"], state["skipped_in_a_row"]
-    distiller.outputs.log.rewind(distiller.step)
+        state.ema.load_state_dict({**saved["ema"], "shadow_params": shadow})
+    mine = _of_this_process(saved["processes"], accelerator, path)
+    state.stream.load_state(mine["data"])
+    restore_random_state(mine["rng"])
+    state.step, state.skipped, state.skipped_in_a_row = saved["step"], saved["skipped"], saved["skipped_in_a_row"]
     logger.info("resumed %s", path)
 
 
-def _restore_process(distiller: Distiller, path: Path, processes: list[dict[str, Any]]) -> None:
-    accelerator = distiller.accelerator
-    if len(processes) == accelerator.num_processes:
-        mine = processes[accelerator.process_index]
-    elif not processes[0]["data"]:
-        mine = processes[0]  # examples are dealt out by position, whatever the number of processes
-    else:
-        raise CheckpointError(
-            f"{path}: shards were read by {len(processes)} processes, which {accelerator.num_processes} cannot take up"
-        )
-    distiller.stream.load_state(mine["data"])
-    restore_random_state(mine["rng"])
-
-
-def _identity(distiller: Distiller) -> dict[str, Any]:
-    examples = getattr(distiller.stream, "examples", None)
-    return {
-        "config": asdict(distiller.config),
-        "num_examples": None if examples is None else len(examples),
-        "global_batch_size": distiller.global_batch_size,
-    }
-
-
-def _check_compatible(distiller: Distiller, path: Path, state: dict[str, Any]) -> None:
+def _refuse_another_run(state: RunState, identity: RunIdentity, saved: dict[str, Any], path: Path) -> None:
     """An exact resume needs the same stream, optimizer and blocks; anything else is named, not guessed."""
-    identity = _identity(distiller)
-    ours = {**identity.pop("config"), **identity}
-    theirs = {**state["config"], **{name: state[name] for name in identity}}
-    allowed = set(RESUMABLE_CHANGES)
-    if distiller.config.lr_scheduler in LR_SCHEDULERS_WITH_END:
-        allowed -= {"max_train_steps"}
-    changed = [name for name in ours if name in theirs and theirs[name] != ours[name]]
-    harmful = [f"{name} {theirs[name]} -> {ours[name]}" for name in changed if name not in allowed]
-    if harmful:
-        raise CheckpointError(f"{path}: was written with other settings: {', '.join(harmful)}")
-    shapes = {name: value.shape for name, value in distiller.fusion.state_dict().items()}
-    if shapes != {name: value.shape for name, value in state["blocks"].items()}:
+    changes = identity.changes_from({name: saved[name] for name in asdict(identity)})
+    if changes:
+        raise CheckpointError(f"{path}: was written with other settings: {', '.join(changes)}")
+    shapes = {name: value.shape for name, value in state.fusion.state_dict().items()}
+    if shapes != {name: value.shape for name, value in saved["blocks"].items()}:
         raise CheckpointError(f"{path}: its blocks have other layers or kernel sizes than this fusion")
+
+
+def _of_this_process(processes: list[dict[str, Any]], accelerator: Accelerator, path: Path) -> dict[str, Any]:
+    """The stream's and the generators' state that this process goes on from."""
+    if len(processes) == accelerator.num_processes:
+        return processes[accelerator.process_index]
+    if not processes[0]["data"]:
+        return processes[0]  # examples are dealt out by position, whatever the number of processes
+    raise CheckpointError(
+        f"{path}: shards were read by {len(processes)} processes, which {accelerator.num_processes} cannot take up"
+    )

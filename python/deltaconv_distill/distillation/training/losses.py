@@ -34,9 +34,6 @@ class LossTerms:
     def total(self, weights: LossWeights) -> torch.Tensor:
         return weights.noise * self.noise + weights.kd * self.kd + weights.feat * self.feat
 
-    def as_floats(self) -> dict[str, float]:
-        return {"noise": self.noise.item(), "kd": self.kd.item(), "feat": self.feat.item()}
-
 
 def distillation_losses(
     student: torch.Tensor,

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,11 +19,12 @@ from ..data.examples import Examples
 from ..data.shards import ShardedImages
 from ..data.training_stream import open_stream
 from ..run.checkpoint import prune_checkpoints, save_checkpoint
+from ..run.identity import identify
 from ..run.outputs import Outputs
 from ..run.parallel import Losses, LossModule, make_accelerator, prepare, refuse_unfit_settings
 from ..run.progress import TrainingBar
 from ..run.records import StepRecord
-from ..run.resume import checkpoint_to_resume, collect_state, restore_state
+from ..run.resume import RunState, checkpoint_to_resume, collect_state, restore_state
 from ..task import DenoisingTask
 from .layer_local import attention_calls, fit_projections, local_loss
 from .losses import LossTerms, distillation_losses
@@ -75,31 +75,26 @@ class Distiller:
         self.precision = Precision(config, self.accelerator.device.type)
         prepare_weights(pipe, fusion, config, self.accelerator.device)
         self.stream = open_stream(examples, config, self.task.num_timesteps, self.accelerator)
-        self.step = 0
-        self.skipped = 0
-        self.skipped_in_a_row = 0
+        self.identity = identify(config, examples, self.accelerator.num_processes)
+        self.outputs = Outputs(pipe, fusion, config, self.accelerator)
         self._held_calls: dict[tuple[int, int], Any] = {}  # stage 1, by data step and batch of it
-        self.output_dir = Path(config.output_dir) if config.output_dir else None
-        self.outputs = Outputs(self)
-        path = checkpoint_to_resume(self)
-        if config.fit_batches and path is None:
+        checkpoint = checkpoint_to_resume(config)
+        if config.fit_batches and checkpoint is None:
             self._fit_projections(examples)
-        module = LossModule(self.task.denoiser, self._compute)
-        optimizer = make_optimizer(list(fusion.parameters()), config)
-        self.lr_scheduler = make_lr_scheduler(optimizer, config)
-        prepared = prepare(self.accelerator, module, optimizer)
-        self.loss_module, self.optimizer = prepared.loss_module, prepared.optimizer
-        self._synchronised = prepared.synchronised
-        self.parameters = list(fusion.parameters())
-        self.ema = MovingAverage(self.parameters, config.ema_decay, config.offload_ema) if config.use_ema else None
-        if path:
-            restore_state(self, path)
+        self._prepare_training()
+        if checkpoint:
+            restore_state(self._state, self.identity, self.accelerator, checkpoint)
+            self.outputs.log.rewind(self.step)
 
     @property
-    def global_batch_size(self) -> int:
-        """Examples in one optimizer step, over all processes."""
-        config = self.config
-        return config.train_batch_size * config.gradient_accumulation_steps * self.accelerator.num_processes
+    def step(self) -> int:
+        """Optimizer steps done, those of the run that this one resumes included."""
+        return self._state.step
+
+    @property
+    def skipped(self) -> int:
+        """Steps of these that were not finite."""
+        return self._state.skipped
 
     def train(self, on_step: Callable[[StepRecord], None] | None = None) -> list[StepRecord]:
         """Run to the limit of steps or seconds and leave the trained blocks, or their average, in the fusion.
@@ -119,14 +114,14 @@ class Distiller:
                 if on_step:
                     on_step(record)
                 if self.step % self.config.validation_steps == 0:
-                    self.outputs.validate()
+                    self.outputs.validate(self.step, self._drawing())
                 if self.step % self.config.checkpointing_steps == 0:
                     saved_at = self.save_checkpoint()
         if saved_at != self.step:
             self.save_checkpoint()
         if self.ema:
             self.ema.copy_to(self.parameters)
-        self.outputs.finish()
+        self.outputs.finish(self.identity.global_batch_size)
         return self.outputs.log.records
 
     def train_step(self) -> StepRecord:
@@ -144,7 +139,7 @@ class Distiller:
             if self.ema:
                 self.ema.step(self.parameters)
         self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
+        self._state.count_step(finite)
         record = StepRecord(
             step=self.step,
             terms=terms,
@@ -154,11 +149,12 @@ class Distiller:
             seconds=time.perf_counter() - started,
             skipped=not finite,
         )
-        self._guard(record)
-        self.outputs.record(record)
-        if self.skipped_in_a_row >= self.config.max_skipped_steps:
+        if not finite:
+            logger.warning("step %d skipped: loss %g, gradient norm %g", record.step, total, norm)
+        self.outputs.record(record, self.skipped)
+        if self._state.skipped_in_a_row >= self.config.max_skipped_steps:
             raise TrainingDiverged(
-                f"{self.skipped_in_a_row} steps in a row had a loss or gradient that is not finite, "
+                f"{self._state.skipped_in_a_row} steps in a row had a loss or gradient that is not finite, "
                 f"up to step {record.step}; lower learning_rate or train without mixed_precision"
             )
         return record
@@ -169,12 +165,13 @@ class Distiller:
 
     def save_checkpoint(self) -> int:
         """Write a checkpoint, prune old ones, and return its step; without `output_dir` nothing is written."""
-        if self.output_dir:
-            state = collect_state(self)
+        folder = self.outputs.folder
+        if folder:
+            state = collect_state(self._state, self.identity, self.accelerator)
             with self.averaged(), self.outputs.whole_fusion() as fusion:
                 if self.accelerator.is_main_process:
-                    save_checkpoint(self.output_dir, self.step, state, fusion)
-                    prune_checkpoints(self.output_dir, self.config.checkpoints_total_limit)
+                    save_checkpoint(folder, self.step, state, fusion)
+                    prune_checkpoints(folder, self.config.checkpoints_total_limit)
             self.accelerator.wait_for_everyone()
         return self.step
 
@@ -183,6 +180,23 @@ class Distiller:
         """Inside, the blocks hold their moving average (under `use_ema`); the trained values come back afterwards."""
         with self.ema.swapped_in(self.parameters) if self.ema else nullcontext():
             yield
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        with self.averaged(), self.precision.student():
+            yield
+
+    def _prepare_training(self) -> None:
+        """The optimizer and what goes with it; under FSDP the blocks' parameters are others from here on."""
+        config, fusion = self.config, self.fusion
+        optimizer = make_optimizer(list(fusion.parameters()), config)
+        self.lr_scheduler = make_lr_scheduler(optimizer, config)
+        prepared = prepare(self.accelerator, LossModule(self.task.denoiser, self._compute), optimizer)
+        self.loss_module, self.optimizer = prepared.loss_module, prepared.optimizer
+        self._synchronised = prepared.synchronised
+        self.parameters = list(fusion.parameters())
+        self.ema = MovingAverage(self.parameters, config.ema_decay, config.offload_ema) if config.use_ema else None
+        self._state = RunState(fusion, self.stream, self.optimizer, self.lr_scheduler, self.precision.scaler, self.ema)
 
     def _accumulate_gradients(self) -> tuple[dict[str, float], float]:
         """The backward passes of one step; returns the terms and the weighted total, means over all processes."""
@@ -267,14 +281,6 @@ class Distiller:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         return rate
-
-    def _guard(self, record: StepRecord) -> None:
-        if not record.skipped:
-            self.skipped_in_a_row = 0
-            return
-        self.skipped += 1
-        self.skipped_in_a_row += 1
-        logger.warning("step %d skipped: loss %g, gradient norm %g", record.step, record.total, record.grad_norm)
 
     def _agreed(self, flag: bool) -> bool:
         """The main process's word, where time is what ends the run: clocks differ."""

@@ -77,7 +77,7 @@ def test_accumulated_gradients_are_those_of_the_larger_batch():
     for expected, actual in zip(whole.train(), parts.train(), strict=True):
         assert actual.terms == pytest.approx(expected.terms, rel=1e-5)
         assert actual.grad_norm == pytest.approx(expected.grad_norm, rel=1e-4)
-    assert parts.global_batch_size == whole.global_batch_size == 4
+    assert parts.identity.global_batch_size == whole.identity.global_batch_size == 4
 
 
 def test_eight_bit_adam_without_bitsandbytes_is_an_error(monkeypatch):
