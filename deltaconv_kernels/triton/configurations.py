@@ -67,6 +67,11 @@ def device_kind(device: torch.device) -> str:
     return f"sm{properties.major}{properties.minor}"
 
 
+def lanes_of(device: str) -> int:
+    """Lanes of a warp: AMD's gfx9 (CDNA) computes in waves of 64, its later GPUs and NVIDIA's in 32."""
+    return 64 if device.startswith("gfx9") else 32
+
+
 @cache
 def table() -> dict[str, Configuration]:
     """The shipped configurations by str(Key)."""
@@ -94,11 +99,11 @@ def rule(key: Key) -> Configuration:
     """A choice from the compiled code alone (docs/triton.md): one channel a lane, few loads for each product."""
     if key.device == "interpreter":  # its time goes with the number of operations, whatever their size
         return Configuration(Tile(64, 16, 2, 2, 4), Tile(64, 16, 2, 2, 4), Tile(64, 16, 2, 2, 4))
-    rows = 4 if key.kernel_size <= 13 else 2
-    return Configuration(Tile(8, 16, rows, 8, 4), Tile(8, 16, 2, 8, 4), Tile(8, 16, 2, 8, 4))
+    rows, warps = 4 if key.kernel_size <= 13 else 2, 8 * 16 // lanes_of(key.device)
+    return Configuration(Tile(8, 16, rows, 8, warps), Tile(8, 16, 2, 8, warps), Tile(8, 16, 2, 8, warps))
 
 
 def register_bound(tile: Tile, kernel_size: int, even: bool) -> int:
-    """What a thread of a convolution may take: a share that lets three programs run at once, where it never spills."""
+    """What a thread of NVIDIA's may take: a share that lets three programs run at once, where it never spills."""
     outputs_a_lane = tile.RH * tile.RW * tile.BP * tile.BC // (32 * tile.warps)
     return A_THIRD_OF_REGISTERS if outputs_a_lane <= 32 and kernel_size <= 11 and even else MAX_REGISTERS

@@ -26,6 +26,8 @@ PIXELS_PER_PARTITION = 1024
 REDUCE_BLOCK, REDUCE_WARPS = 256, 4
 CACHED_PROBLEMS = 4096
 POOL_RUN = 4  # pixels of a row that one lane of the pooling kernel takes
+MAX_CHANNEL_BLOCKS = 65535  # what a GPU's grid takes along its second axis
+MAX_POSITION = 2**31 - 1  # the kernels number patches, and the elements of a partial sum, in 32 bits
 
 
 def pyramid_forward(
@@ -94,8 +96,30 @@ def forward_grid(B: int, H: int, W: int, C: int, factors: tuple[int, ...], tile:
             patches = cdiv(h, tile.RH) * cdiv(w, tile.RW)
         else:
             patches = cdiv(h + 1, tile.RH - 1) * cdiv(w + 1, tile.RW - 1)
-        tiles += cdiv(B * patches, tile.BP)
-    return tiles, cdiv(C // 2, tile.BC)
+        tiles += tiles_of(B * patches, tile.BP)
+    return tiles, channel_blocks(C, tile.BC, paired=True)
+
+
+def tiles_of(patches: int, BP: int) -> int:
+    """Tiles of BP patches."""
+    check_patches(patches, BP)
+    return cdiv(patches, BP)
+
+
+def check_patches(patches: int, at_a_time: int) -> None:
+    """Raise ValueError where the kernels, which round up to `at_a_time`, could not number that many patches."""
+    most = MAX_POSITION - at_a_time
+    if patches > most:
+        raise ValueError(f"x: expected at most {most} patches of pixels on the triton backend, got {patches}")
+
+
+def channel_blocks(C: int, BC: int, paired: bool = False) -> int:
+    """Blocks of BC channels, each with channel c + C/2 if `paired`; ValueError where no grid holds that many."""
+    halves = 2 if paired else 1
+    most = MAX_CHANNEL_BLOCKS * BC * halves
+    if most < C:
+        raise ValueError(f"x: expected at most {most} channels for this pass of the triton backend, got C = {C}")
+    return cdiv(C // halves, BC)
 
 
 def partitions(B: int, H: int, W: int) -> int:
@@ -109,7 +133,7 @@ def _pool(x: Tensor, weight: Tensor, factors: Sequence[int], tiles: Configuratio
     tile = tiles.backward
     pooled = x.new_empty(_pixels(x, [f for f in factors if f > 1]), C, dtype=torch.float32)
     if pooled.numel():
-        grid = _grid(x, [f for f in factors if f > 1], C, tile.BP, tile.BC, 1, POOL_RUN)
+        grid = _grid(x, [f for f in factors if f > 1], tile.BP, tile.BC, 1, POOL_RUN)
         problem = _problem(weight, factors, H, W)
         del problem["K"]
         pyramid_backward_pool_kernel[grid](
@@ -134,7 +158,7 @@ def _gate_backward(
     tile = tiles.backward
     grad_a = x.new_empty(_pixels(x, factors), C, dtype=torch.float32)
     problem = _problem(weight, factors, H, W)
-    pyramid_backward_gate_kernel[_grid(x, factors, C // 2, tile.BP, tile.BC, tile.RH, tile.RW)](
+    pyramid_backward_gate_kernel[_grid(x, factors, tile.BP, tile.BC, tile.RH, tile.RW, paired=True)](
         x, pooled, weight, bias, grad, grad_a, B, H, W, gate_scale,
         **problem, SIGMOID=gate == "sigmoid", HAS_BIAS=bias is not None, **_patches(tile, problem),
     )  # fmt: skip
@@ -149,11 +173,11 @@ def _input_gradient(grad_a: Tensor, x: Tensor, weight: Tensor, factors: Sequence
     reduced = [f for f in factors if f > 1]
     grad_pooled = x.new_empty(_pixels(x, reduced), C, dtype=torch.float32)
     if reduced:
-        pyramid_backward_reduced_kernel[_grid(x, reduced, C, tile.BP, tile.BC, tile.RH, tile.RW)](
+        pyramid_backward_reduced_kernel[_grid(x, reduced, tile.BP, tile.BC, tile.RH, tile.RW)](
             grad_a, weight, grad_pooled, B, H, W, **problem
         )
     grad_x = torch.empty_like(x)
-    pyramid_backward_input_kernel[_grid(x, (1,), C, tile.BP, tile.BC, tile.RH, tile.RW)](
+    pyramid_backward_input_kernel[_grid(x, (1,), tile.BP, tile.BC, tile.RH, tile.RW)](
         grad_a, grad_pooled, weight, grad_x, B, H, W, **problem
     )
     return grad_x
@@ -172,15 +196,21 @@ def _weight_gradients(
     S, K = weight.shape[:2]
     tile = tiles.weight
     P = partitions(B, H, W)
+    size = S * K * (K + 1) * C
+    if size > MAX_POSITION - REDUCE_BLOCK:
+        raise ValueError(
+            f"weight: expected S*K*(K + 1)*C of at most {MAX_POSITION - REDUCE_BLOCK} for a gradient on the triton "
+            f"backend, got {size}"
+        )
+    check_patches(B * H * cdiv(W, tile.RW), P * tile.BP)
     partial = x.new_empty(P, S, K, K + 1, C, dtype=torch.float32)
-    pyramid_backward_weight_kernel[(S * P * cdiv(K, tile.RH), cdiv(C, tile.BC))](
+    pyramid_backward_weight_kernel[(S * P * cdiv(K, tile.RH), channel_blocks(C, tile.BC))](
         x, pooled, grad_a, partial, P, B, H, W,
         C=C, K=K, FACTORS=tuple(factors), BP=tile.BP, BC=tile.BC, RK=tile.RH, RW=tile.RW,
         **_compiler_options(tile.warps),
     )  # fmt: skip
     grad_weight = torch.empty_like(weight)
     grad_bias = None if bias is None else torch.empty_like(bias)
-    size = partial[0].numel()
     pyramid_backward_reduce_kernel[(cdiv(size, REDUCE_BLOCK),)](
         partial, grad_weight, grad_bias, P, size, C=C, K=K, BLOCK=REDUCE_BLOCK, **_compiler_options(REDUCE_WARPS)
     )
@@ -234,7 +264,9 @@ def _pixels(x: Tensor, factors: Sequence[int]) -> int:
     return B * sum(h * w for h, w in stage_sizes(H, W, factors))
 
 
-def _grid(x: Tensor, factors: Sequence[int], channels: int, BP: int, BC: int, RH: int, RW: int) -> tuple[int, int]:
-    B, H, W, _ = x.shape
-    tiles = sum(cdiv(B * cdiv(h, RH) * cdiv(w, RW), BP) for h, w in stage_sizes(H, W, factors))
-    return tiles, cdiv(channels, BC)
+def _grid(
+    x: Tensor, factors: Sequence[int], BP: int, BC: int, RH: int, RW: int, paired: bool = False
+) -> tuple[int, int]:
+    B, H, W, C = x.shape
+    tiles = sum(tiles_of(B * cdiv(h, RH) * cdiv(w, RW), BP) for h, w in stage_sizes(H, W, factors))
+    return tiles, channel_blocks(C, BC, paired)

@@ -16,8 +16,10 @@ from deltaconv_kernels.testing import NAMED_SHAPES, Shape
 pytest.importorskip("triton", reason="triton is not installed")
 
 import triton
-from compile_triton import compile_launch, launches_of, resources
+from compile_triton import compile_launch, launches_of, recorded_launches, resources
 from count_pooled import row_of_inputs
+
+from deltaconv_kernels.triton import launch
 
 
 def version(module):
@@ -99,14 +101,68 @@ def test_a_window_is_summed_once():
     assert row["LDG"] == 4 * pooled + taps
 
 
-def test_the_batch_compiles_nothing_anew():
-    one, three = (launches_of(Shape(batch, 16, 16, 32, 3), torch.float16, 90) for batch in (2, 3))
-    for first, second in zip(one, three, strict=True):
-        constants = [p.name for p in first.kernel.params if p.is_constexpr]
-        assert [first.arguments[name] for name in constants] == [second.arguments[name] for name in constants]
-        assert first.options == second.options
-        free = [p for p in first.kernel.params if not p.is_constexpr and isinstance(first.arguments[p.name], int)]
-        assert all(p.do_not_specialize for p in free)
+FACTORS = (1, 2, 3)
+EVEN_KERNELS = {"forward", "backward_pool", "backward_gate", "backward_reduced", "backward_input"}
+
+
+def compiled_anew(height, width, batch=2):
+    """The kernels that images of this size still need after those of 12 x 12, which every one of FACTORS divides."""
+    launches = [
+        launches_of(shape, torch.float16, 90)
+        for shape in (Shape(2, 12, 12, 32, 3, FACTORS), Shape(batch, height, width, 32, 3, FACTORS))
+    ]
+    return {first.name for first, second in zip(*launches, strict=True) if kernel_of(first) != kernel_of(second)}
+
+
+def kernel_of(launched):
+    """What Triton compiles a kernel for: constants and options. No integer is specialised on its value."""
+    free = [p for p in launched.kernel.params if not p.is_constexpr and isinstance(launched.arguments[p.name], int)]
+    assert all(p.do_not_specialize for p in free)
+    return [launched.arguments[p.name] for p in launched.kernel.params if p.is_constexpr], launched.options
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "batch", "expected"),
+    [
+        (12, 12, 3, set()),
+        (18, 24, 2, set()),  # 2 and 3 divide these as well
+        (16, 24, 2, EVEN_KERNELS),  # 3 does not divide 16
+        (12, 13, 2, EVEN_KERNELS),
+    ],
+    ids=str,
+)
+def test_what_compiles_anew(height, width, batch, expected):
+    """Neither the batch nor H and W compile anew, unless other factors divide them: then five kernels of seven."""
+    assert compiled_anew(height, width, batch) == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (Shape(1, 1, 1, 2 * 1048560 + 2, 1, (1,)), "at most 2097120 channels .* got C = 2097122"),
+        (Shape(1, 1, 1, 1048562, 1, (1,)), "at most 1048560 channels .* got C = 1048562"),  # the backward's
+        (Shape(2**31, 1, 1, 2, 1, (1,)), "at most 2147483639 patches .* got 2147483648"),
+    ],
+    ids=str,
+)
+def test_what_no_grid_holds_is_refused(shape, message):
+    with pytest.raises(ValueError, match=message):
+        launches_of(shape, torch.float16, 90)
+
+
+def test_a_gradient_of_too_many_weights_is_refused():
+    C, factors = 1048560, (1, 1, 1)
+    x, weight, grad = (
+        torch.empty(size, device="meta") for size in ([1, 1, 1, C], [3, 31, 31, C], [1, 1, 1, 3 * C // 2])
+    )
+    message = r"weight: expected S\*K\*\(K \+ 1\)\*C of at most 2147483391 .* got 3120514560"
+    with recorded_launches("sm90"), pytest.raises(ValueError, match=message):
+        launch.pyramid_backward(grad, x, weight, None, factors, "scaled", 1.0, (False, True, False))
+
+
+def test_the_most_channels():
+    grids = [launched.grid for launched in launches_of(Shape(1, 1, 1, 1048560, 1, (1,)), torch.float16, 90)]
+    assert max(grid[1] for grid in grids if len(grid) > 1) == launch.MAX_CHANNEL_BLOCKS
 
 
 def test_host_overhead_is_measured_without_a_gpu():
@@ -124,6 +180,10 @@ def test_the_smallest_sizes_compile(shape):
 
 
 def test_compiles_for_amd():
-    for launched in launches_of(Shape(1, 8, 8, 32, 3, (2,)), torch.bfloat16, 90):
+    """Nothing spills, and no lane of a wave of 64 does what another does."""
+    for launched in launches_of(Shape(1, 8, 8, 32, 3, (2,)), torch.bfloat16, "gfx942"):
+        tile = launched.arguments
+        items = tile["BP"] * tile["BC"] if "BP" in tile else tile["BLOCK"]
+        assert 64 * launched.options["num_warps"] == items, launched.name
         assembly = compile_launch(launched, "gfx942").asm["amdgcn"]
         assert re.findall(r"\.vgpr_spill_count:\s+(\d+)", assembly) == ["0"], launched.name

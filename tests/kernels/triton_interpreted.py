@@ -155,7 +155,7 @@ def test_tuning_keeps_the_fastest(monkeypatch):
     wide = Tile(64, 16, 2, 3, 4)
     key = Key(4, 3, 4, 1, torch.float32, "interpreter")
     for tiles in ("convolution_tiles", "weight_tiles"):
-        monkeypatch.setattr(tune_triton, tiles, lambda: [wide])
+        monkeypatch.setattr(tune_triton, tiles, lambda lanes: [wide])
     milliseconds = iter([2.0, 1.0, 1.0, 2.0, 2.0, 1.0])  # of the rule's tile and the wide one, for three kernels
     monkeypatch.setattr(tune_triton, "do_bench", lambda run, **_: next(milliseconds))
     ahead = {}

@@ -92,14 +92,14 @@ def recorded_launches(device: str) -> Iterator[list[Launch]]:
         yield launches
 
 
-def launches_of(shape: Shape, dtype: torch.dtype, architecture: int, gate: str = "scaled") -> list[Launch]:
+def launches_of(shape: Shape, dtype: torch.dtype, architecture: int | str, gate: str = "scaled") -> list[Launch]:
     """The launches of a forward and a backward pass, on tensors without memory."""
     small = make_case(replace(shape, batch=0), dtype, gate=gate, residual=True)
     stages, height, width = len(shape.factors), shape.height, shape.width
     x = torch.empty(shape.batch, height, width, shape.inter, dtype=dtype, device="meta")
     y = torch.empty(shape.batch, height, width, stages * shape.inter // 2, dtype=dtype, device="meta")
     case = replace(small.to("meta"), x=x, residual=y, grad=y)
-    with recorded_launches(f"sm{architecture}") as launches:
+    with recorded_launches(f"sm{architecture}" if isinstance(architecture, int) else architecture) as launches:
         launch.pyramid_forward(*case.arguments)
         launch.pyramid_backward(*case.backward_arguments, (True, True, True))
     return launches
@@ -162,14 +162,17 @@ def resources(compiled: Any) -> Resources:
 
 
 def problems(names: Iterable[str]) -> list[str]:
-    """One name for each problem that compiles by itself: neither the batch nor H and W make a kernel compile anew."""
+    """One name for each problem that compiles by itself: a batch does not, nor H and W that the same factors divide."""
     first = {compiled_alike(name)[0] for name in names}
     return [name for name in NAMED_SHAPES if name in first]
 
 
 def compiled_alike(name: str) -> list[str]:
     """All named shapes whose kernels are those of `name`."""
-    kernels = {other: (s.inter, s.kernel_size, s.factors) for other, s in NAMED_SHAPES.items()}
+    kernels = {
+        other: (s.inter, s.kernel_size, [(f, s.height % f == 0 and s.width % f == 0) for f in s.factors])
+        for other, s in NAMED_SHAPES.items()
+    }
     return [other for other in NAMED_SHAPES if kernels[other] == kernels[name]]
 
 

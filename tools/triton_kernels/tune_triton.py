@@ -13,7 +13,7 @@ import itertools
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -34,30 +34,35 @@ from deltaconv_kernels.testing import (
     relative_error,
 )
 from deltaconv_kernels.triton import launch
-from deltaconv_kernels.triton.configurations import Configuration, Key, Tile, device_kind, rule, table, write_table
+from deltaconv_kernels.triton.configurations import (
+    Configuration,
+    Key,
+    Tile,
+    device_kind,
+    lanes_of,
+    rule,
+    table,
+    write_table,
+)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 WARM_UP, REPETITIONS = 25, 100  # milliseconds
 
 
-def convolution_tiles() -> list[Tile]:
-    """Patches with 16 to 64 accumulators a lane and half of a pair, of one or two channels."""
-    sizes = itertools.product((4, 8, 16), (16, 32, 64), (2, 4), (4, 8, 16), (2, 4, 8))
-    tiles = [Tile(*size) for size in sizes]
-    return [tile for tile in tiles if channels_a_lane(tile) in (1, 2) and 16 <= accumulators(tile) <= 64]
+def convolution_tiles(lanes: int) -> list[Tile]:
+    """Patches with 16 to 64 accumulators a lane and half of a pair, of one or two channels; a warp has `lanes`."""
+    tiles = tiles_of(lanes, itertools.product((4, 8, 16), (16, 32, 64), (2, 4), (4, 8, 16)), (64, 128, 256))
+    return [tile for tile in tiles if 16 <= tile.BP * tile.BC * tile.RH * tile.RW / (lanes * tile.warps) <= 64]
 
 
-def weight_tiles() -> list[Tile]:
-    sizes = itertools.product((2, 4, 8), (16, 32, 64), (1, 2, 3), (8, 16), (4, 8))
-    return [tile for size in sizes if channels_a_lane(tile := Tile(*size)) in (1, 2)]
+def weight_tiles(lanes: int) -> list[Tile]:
+    return tiles_of(lanes, itertools.product((2, 4, 8), (16, 32, 64), (1, 2, 3), (8, 16)), (128, 256))
 
 
-def channels_a_lane(tile: Tile) -> float:
-    return tile.BP * tile.BC / (32 * tile.warps)
-
-
-def accumulators(tile: Tile) -> float:
-    return channels_a_lane(tile) * tile.RH * tile.RW
+def tiles_of(lanes: int, sizes: Iterable[tuple[int, int, int, int]], threads: Sequence[int]) -> list[Tile]:
+    """Each size on each number of threads that gives a lane one channel or two."""
+    pairs = itertools.product(sizes, threads)
+    return [Tile(*size, count // lanes) for size, count in pairs if size[0] * size[1] / count in (1, 2)]
 
 
 def gradients(case: Case, output_mask: tuple[bool, bool, bool]) -> tuple[torch.Tensor, ...]:
@@ -75,11 +80,11 @@ def tune(
     y = reference.pyramid_forward(*double.arguments)
     expected = reference.pyramid_backward(*double.backward_arguments, (True, True, True))
     wanted = {"forward": (y,), "backward": expected[:1], "weight": expected[1:]}
-    best = rule(key)
+    best, lanes = rule(key), lanes_of(key.device)
     for name, tiles in (
-        ("forward", convolution_tiles()),
-        ("backward", convolution_tiles()),
-        ("weight", weight_tiles()),
+        ("forward", convolution_tiles(lanes)),
+        ("backward", convolution_tiles(lanes)),
+        ("weight", weight_tiles(lanes)),
     ):
         candidates = [replace(best, **{name: tile}) for tile in dict.fromkeys([getattr(best, name), *tiles])]
         compile_ahead(name, candidates)
