@@ -16,8 +16,8 @@ using torch::stable::Tensor;
 
 // The arguments that forward and backward share. Tensors have dense channels; weight and bias are contiguous.
 struct Inputs {
-  Inputs(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
-         std::vector<int64_t> factors, int64_t gate, double gate_scale);
+  Inputs(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, std::vector<int64_t> factors,
+         int64_t gate, double gate_scale);
 
   bool empty() const { return sizes.B == 0; }
 

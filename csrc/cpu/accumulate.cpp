@@ -37,8 +37,7 @@ DELTACONV_INLINE void accumulate_block(const A* const (&x)[I], int64_t tiles, co
   for (int i = 0; i < I; ++i) all = all && x[i];
   if constexpr (I > 1) {
     if (!all) {
-      for (int i = 0; i < I; ++i)
-        accumulate_block<1, Q>({x[i]}, tiles, slopes, chunks, sums + i * chunks * V);
+      for (int i = 0; i < I; ++i) accumulate_block<1, Q>({x[i]}, tiles, slopes, chunks, sums + i * chunks * V);
       return;
     }
   } else if (!all) {
@@ -64,8 +63,8 @@ DELTACONV_INLINE void accumulate_block(const A* const (&x)[I], int64_t tiles, co
 
 // Kernel rows from i on, in blocks of I and then fewer.
 template <int I, int Q, class A>
-DELTACONV_INLINE void accumulate_rows(const Rows<A>& rows, int64_t offset, int64_t i, int64_t K,
-                                      int64_t tiles, const A* slopes, int64_t chunks, A* sums) {
+DELTACONV_INLINE void accumulate_rows(const Rows<A>& rows, int64_t offset, int64_t i, int64_t K, int64_t tiles,
+                                      const A* slopes, int64_t chunks, A* sums) {
   constexpr int V = kLanes<A>;
   for (; i + I <= K; i += I) {
     const A* x[I];
@@ -79,8 +78,7 @@ DELTACONV_INLINE void accumulate_rows(const Rows<A>& rows, int64_t offset, int64
 
 // Chunks is their number, or 0 if known at run time.
 template <int Chunks, class A>
-void accumulate_points(const Scheme& scheme, int64_t K, const Rows<A>& rows, int64_t tiles, const A* slopes,
-                       A* sums) {
+void accumulate_points(const Scheme& scheme, int64_t K, const Rows<A>& rows, int64_t tiles, const A* slopes, A* sums) {
   constexpr int V = kLanes<A>;
   const int64_t chunks = scheme.chunks;
 #pragma GCC unroll 1
@@ -119,8 +117,8 @@ void accumulate(const Scheme& scheme, int64_t K, const Rows<float>& rows, int64_
 }
 
 template <>
-void accumulate(const Scheme& scheme, int64_t K, const Rows<double>& rows, int64_t tiles,
-                const double* slopes, double* sums) {
+void accumulate(const Scheme& scheme, int64_t K, const Rows<double>& rows, int64_t tiles, const double* slopes,
+                double* sums) {
   accumulate_points<0>(scheme, K, rows, tiles, slopes, sums);
 }
 

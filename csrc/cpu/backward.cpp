@@ -24,8 +24,7 @@ struct Backward {
 };
 
 template <class T>
-Backward<T>::Backward(const BackwardArguments<T>& arguments, const BackwardTask& task, Arena& arena,
-                      bool measure_only)
+Backward<T>::Backward(const BackwardArguments<T>& arguments, const BackwardTask& task, Arena& arena, bool measure_only)
     : arguments(arguments), task(task) {
   const Sizes& sizes = arguments.problem.sizes;
   const Partition& partition = arguments.partition;
@@ -94,8 +93,7 @@ DELTACONV_NOINLINE void Backward<T>::write_grad_x(int64_t y, int64_t plane) cons
   const int64_t C = sizes.C, row = sizes.W * C;
   const Range range = cols;
   const int lanes = block.lanes(plane);
-  const bool streams =
-      arguments.streams && (reinterpret_cast<uintptr_t>(out) | uint64_t(C) * sizeof(T)) % 64 == 0;
+  const bool streams = arguments.streams && (reinterpret_cast<uintptr_t>(out) | uint64_t(C) * sizeof(T)) % 64 == 0;
   with_lanes<A>(lanes, [=]<bool Full>() {
     if constexpr (Full && kStreams<T>) {
       if (streams) {

@@ -28,8 +28,7 @@ Partition partition_of(const Sizes& sizes, const StagePlans<A>& stages) {
 std::vector<BackwardTask> split(const Sizes& sizes, const Partition& partition, int64_t threads) {
   constexpr int64_t kTasksPerThread = 4;
   const int64_t blocks = ceil_div(sizes.C / 2, kBlock);
-  const int64_t wanted =
-      threads == 1 ? 1 : ceil_div(kTasksPerThread * threads, sizes.B * blocks * partition.panels);
+  const int64_t wanted = threads == 1 ? 1 : ceil_div(kTasksPerThread * threads, sizes.B * blocks * partition.panels);
   const int64_t parts = std::min(wanted, partition.groups);
   const auto first_strip = [&](int64_t part) {
     return part * partition.groups / parts * partition.strips / partition.groups;
@@ -53,8 +52,8 @@ struct Gradients {
 
 // Sums the parts' weight gradients in their order.
 template <class T>
-void reduce_partials(const Kernels<T>& kernels, const Inputs& inputs, const Accumulator<T>* partials,
-                     int64_t parts, const Gradients& gradients) {
+void reduce_partials(const Kernels<T>& kernels, const Inputs& inputs, const Accumulator<T>* partials, int64_t parts,
+                     const Gradients& gradients) {
   const Sizes& sizes = inputs.sizes;
   const int64_t K2 = sizes.K * sizes.K, row = sizes.C, stage = (K2 + 1) * row;
   const bool weight = gradients.weight.numel() > 0, bias = gradients.bias.numel() > 0;
@@ -80,8 +79,7 @@ void launch(const Kernels<T>& kernels, const Inputs& inputs, const Tensor& grad,
   const Partition partition = partition_of(sizes, stages);
   const int64_t parts = sizes.B * partition.groups * partition.panels;
   const bool sums = gradients.weight.numel() > 0 || gradients.bias.numel() > 0;
-  const auto partials =
-      new_array<Accumulator<T>>(sums ? parts * sizes.S * (sizes.K * sizes.K + 1) * sizes.C : 0);
+  const auto partials = new_array<Accumulator<T>>(sums ? parts * sizes.S * (sizes.K * sizes.K + 1) * sizes.C : 0);
   const BackwardArguments<T> arguments{
       problem_of<T>(inputs, stages),
       const_image_of<T>(grad),
@@ -89,8 +87,7 @@ void launch(const Kernels<T>& kernels, const Inputs& inputs, const Tensor& grad,
       gradients.x.numel() > 0 ? static_cast<T*>(gradients.x.mutable_data_ptr()) : nullptr,
       sums ? partials.get() : nullptr,
       streams_past_caches(gradients.x)};
-  const int64_t threads =
-      useful_threads(sizes.B * sizes.H * sizes.W * sizes.C * (3 * sizes.K * sizes.K + 16));
+  const int64_t threads = useful_threads(sizes.B * sizes.H * sizes.W * sizes.C * (3 * sizes.K * sizes.K + 16));
   const std::vector<BackwardTask> tasks = split(sizes, partition, threads);
   int64_t scratch_bytes = 0;
   for (const BackwardTask& task : tasks) {
@@ -101,11 +98,10 @@ void launch(const Kernels<T>& kernels, const Inputs& inputs, const Tensor& grad,
   if (sums) reduce_partials(kernels, inputs, partials.get(), parts, gradients);
 }
 
-std::tuple<Tensor, Tensor, Tensor> pyramid_backward_cpu(const Tensor& grad, const Tensor& x,
-                                                        const Tensor& weight,
-                                                        const std::optional<Tensor>& bias,
-                                                        std::vector<int64_t> factors, int64_t gate,
-                                                        double gate_scale, std::vector<bool> output_mask) {
+std::tuple<Tensor, Tensor, Tensor> pyramid_backward_cpu(const Tensor& grad, const Tensor& x, const Tensor& weight,
+                                                        const std::optional<Tensor>& bias, std::vector<int64_t> factors,
+                                                        int64_t gate, double gate_scale,
+                                                        std::vector<bool> output_mask) {
   const Inputs inputs(x, weight, bias, std::move(factors), gate, gate_scale);
   const Sizes& sizes = inputs.sizes;
   check_image("grad", grad, inputs, sizes.S * (sizes.C / 2));

@@ -43,8 +43,7 @@ struct BackwardStage {
 
 // For the task's part of grad_x, rows x cols of the image.
 template <class T>
-void BackwardStage<T>::plan_memory(const BackwardTask& task, int64_t index, Range rows, Range cols,
-                                   Arena& arena) {
+void BackwardStage<T>::plan_memory(const BackwardTask& task, int64_t index, Range rows, Range cols, Arena& arena) {
   const Problem<T>& problem = arguments->problem;
   const StagePlan<A>& plan = problem.stages[index];
   const int64_t pad = problem.sizes.K / 2;
@@ -135,20 +134,19 @@ DELTACONV_NOINLINE void BackwardStage<T>::read_gradient(int64_t r, int64_t vecto
   const int64_t channel = convolution.stage * (arguments->problem.sizes.C / 2) + block.slice_channel(vector);
   A* out = gradient - convolution.cols.begin * V;
   const auto put = [=](int64_t x, Vector<A> value) { store(out + x * V, value); };
-  with_source(
-      arguments->grad, convolution.image, channel, block.lanes(vector), plan().factor, [&](auto source) {
-        if (plan().factor == 1) {
-          copy_row(source, r, convolution.cols, put);
-        } else if (plan().factor == 2 && plan().divides) {
-          const Resample<A>& map = plan().upsample_adjoint_rows;
-          with_combined_rows(source, map.spans[r], map.weights + r * map.pitch, [&](const auto& column) {
-            upsample_twice_adjoint<A>(column, arguments->problem.sizes.W, convolution.cols, put);
-          });
-        } else {
-          resample_row(source, plan().upsample_adjoint_rows, plan().upsample_adjoint_cols, r,
-                       convolution.cols, combined, put);
-        }
+  with_source(arguments->grad, convolution.image, channel, block.lanes(vector), plan().factor, [&](auto source) {
+    if (plan().factor == 1) {
+      copy_row(source, r, convolution.cols, put);
+    } else if (plan().factor == 2 && plan().divides) {
+      const Resample<A>& map = plan().upsample_adjoint_rows;
+      with_combined_rows(source, map.spans[r], map.weights + r * map.pitch, [&](const auto& column) {
+        upsample_twice_adjoint<A>(column, arguments->problem.sizes.W, convolution.cols, put);
       });
+    } else {
+      resample_row(source, plan().upsample_adjoint_rows, plan().upsample_adjoint_cols, r, convolution.cols, combined,
+                   put);
+    }
+  });
 }
 
 // Hands a slope row on: to the convolution's adjoint and, if this task owns the row, to the weight gradient.
@@ -179,9 +177,8 @@ void BackwardStage<T>::compute_pooled() {
   Rows<A> around = slope.around(first, count);
   for (int64_t plane = 0; plane < convolution.block.planes(); ++plane) {
     around.offset = slope.plane_offset(plane);
-    convolve<A>(slope.tiling.scheme, K(), around, count, slope.tiling.tiles,
-                flipped + plane * slope.filter_size() * V, no_bias,
-                {pooled.at(first, plane), pooled.at(first + 1, plane)});
+    convolve<A>(slope.tiling.scheme, K(), around, count, slope.tiling.tiles, flipped + plane * slope.filter_size() * V,
+                no_bias, {pooled.at(first, plane), pooled.at(first + 1, plane)});
   }
   next_pooled += count;
 }

@@ -20,9 +20,9 @@ struct Convolution {
   int64_t next;              // first row not yet in `input`
   A* weights;                // [planes][points][K][chunks] vectors
   A* bias;                   // [planes] vectors
-  A* resampled;    // a row of the pooled image, columns inside(), where the factor does not divide x
-  A* combined;     // a row of x, between the two halves of a resampling
-  A* activations;  // [kRows][planes][input.tiling.output_width()] vectors
+  A* resampled;              // a row of the pooled image, columns inside(), where the factor does not divide x
+  A* combined;               // a row of x, between the two halves of a resampling
+  A* activations;            // [kRows][planes][input.tiling.output_width()] vectors
 
   DELTACONV_INLINE int64_t K() const { return problem->sizes.K; }
   DELTACONV_INLINE A* activation(int64_t i, int64_t plane) const {
@@ -49,8 +49,7 @@ struct Convolution {
 
   // Convolves rows r .. r + count - 1, count at most kRows, into activation(i, plane). Rows come in order.
   DELTACONV_INLINE void convolve_rows(int64_t r, int64_t count) {
-    for (const int64_t last = smaller(r + count - 1 + K() / 2, plan->h - 1); next <= last; ++next)
-      read_row(next);
+    for (const int64_t last = smaller(r + count - 1 + K() / 2, plan->h - 1); next <= last; ++next) read_row(next);
     Rows<A> around = input.around(r, count);
     for (int64_t plane = 0; plane < block.planes(); ++plane) {
       around.offset = input.plane_offset(plane);
@@ -65,16 +64,15 @@ struct Convolution {
 
   DELTACONV_INLINE void read_row(int64_t r) {
     for (int64_t plane = 0; plane < block.planes(); ++plane) {
-      with_source(problem->x, image, block.channel(plane), block.lanes(plane), plan->factor,
-                  [&](auto source) {
-                    if (plan->factor == 1) {
-                      read_full(source, r, plane);
-                    } else if (plan->divides) {
-                      read_averaged(source, r, plane);
-                    } else {
-                      read_resampled(source, r, plane);
-                    }
-                  });
+      with_source(problem->x, image, block.channel(plane), block.lanes(plane), plan->factor, [&](auto source) {
+        if (plan->factor == 1) {
+          read_full(source, r, plane);
+        } else if (plan->divides) {
+          read_averaged(source, r, plane);
+        } else {
+          read_resampled(source, r, plane);
+        }
+      });
     }
   }
 

@@ -40,8 +40,7 @@ DELTACONV_INLINE void add_chunks(Vector<A> (&sum)[R][T], const A* x, const A* co
 // The same for all chunks, in pieces that fit the registers. Chunks is their number, or 0 if known at run
 // time.
 template <int T, int R, int Chunks, class A>
-DELTACONV_INLINE void add_row(Vector<A> (&sum)[R][T], int64_t chunks, const A* x,
-                              const A* const (&weights)[R]) {
+DELTACONV_INLINE void add_row(Vector<A> (&sum)[R][T], int64_t chunks, const A* x, const A* const (&weights)[R]) {
   constexpr int V = kLanes<A>;
   if constexpr (Chunks > 0) {
     constexpr int pieces = (Chunks + kTaps - 1) / kTaps, Q = (Chunks + pieces - 1) / pieces;
@@ -72,8 +71,8 @@ DELTACONV_INLINE void add_row(Vector<A> (&sum)[R][T], int64_t chunks, const A* x
 // The sums of T tiles of R rows at one point. A sum takes its products in the same order whatever T and R
 // are.
 template <int T, int R, int Chunks, class A>
-DELTACONV_INLINE void sum_products(const Rows<A>& rows, int64_t offset, int64_t K, int64_t chunks,
-                                   const A* weights, Vector<A> start, Vector<A> (&sum)[R][T]) {
+DELTACONV_INLINE void sum_products(const Rows<A>& rows, int64_t offset, int64_t K, int64_t chunks, const A* weights,
+                                   Vector<A> start, Vector<A> (&sum)[R][T]) {
   constexpr int V = kLanes<A>;
 #pragma GCC unroll 2
   for (int r = 0; r < R; ++r) {
@@ -94,8 +93,7 @@ DELTACONV_INLINE void sum_products(const Rows<A>& rows, int64_t offset, int64_t 
 #pragma GCC unroll 1
     for (int64_t i = 1; i < K; ++i) {
       if (!rows.pointers[i]) continue;
-      add_row<T, R, Chunks>(sum, chunks, rows.pointers[i] + offset,
-                            {weights + i * step, weights + (i - 1) * step});
+      add_row<T, R, Chunks>(sum, chunks, rows.pointers[i] + offset, {weights + i * step, weights + (i - 1) * step});
     }
     single(K, 1, weights + (K - 1) * step);
   }
@@ -103,8 +101,8 @@ DELTACONV_INLINE void sum_products(const Rows<A>& rows, int64_t offset, int64_t 
 
 // T tiles from tile t on. Products of all points are kept on the stack before they are transformed back.
 template <int M, int T, int R, int Chunks, class A>
-DELTACONV_INLINE void convolve_tiles(const Scheme& scheme, int64_t K, const Rows<A>& rows, int64_t t,
-                                     const A* weights, const A* bias, A* const (&out)[kRows]) {
+DELTACONV_INLINE void convolve_tiles(const Scheme& scheme, int64_t K, const Rows<A>& rows, int64_t t, const A* weights,
+                                     const A* bias, A* const (&out)[kRows]) {
   constexpr int V = kLanes<A>, P = 2 * M - 1;
   const Vector<A> constant = load(bias);
   alignas(64) A products[R][P][T * V];
@@ -137,8 +135,8 @@ DELTACONV_INLINE void convolve_piece(const Scheme& scheme, int64_t K, const Rows
 }
 
 template <int M, int R, int Chunks, class A>
-void convolve_rows(const Scheme& scheme, int64_t K, const Rows<A>& rows, int64_t tiles, const A* weights,
-                   const A* bias, A* const (&out)[kRows]) {
+void convolve_rows(const Scheme& scheme, int64_t K, const Rows<A>& rows, int64_t tiles, const A* weights, const A* bias,
+                   A* const (&out)[kRows]) {
   const int64_t pieces = (tiles + kTiles - 1) / kTiles;
   for (int64_t i = 0; i < pieces; ++i) {
     const Range piece = {i * tiles / pieces, (i + 1) * tiles / pieces};

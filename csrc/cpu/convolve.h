@@ -24,14 +24,13 @@ struct Rows {
 //   weights: [points][K][chunks] vectors, G w
 //   out:     [max(tiles, kMinTiles) * m] vectors each
 template <class A>
-void convolve(const Scheme& scheme, int64_t K, const Rows<A>& rows, int64_t count, int64_t tiles,
-              const A* weights, const A* bias, A* const (&out)[kRows]);
+void convolve(const Scheme& scheme, int64_t K, const Rows<A>& rows, int64_t count, int64_t tiles, const A* weights,
+              const A* bias, A* const (&out)[kRows]);
 
 // sums[p][i][q] += sum over t in [0, tiles) of slopes[p][t] * rows[i][p][t + q], in ascending t.
 //   slopes: [points][tiles] vectors, G of the gradient's tiles
 //   sums:   [points][K][chunks] vectors
 template <class A>
-void accumulate(const Scheme& scheme, int64_t K, const Rows<A>& rows, int64_t tiles, const A* slopes,
-                A* sums);
+void accumulate(const Scheme& scheme, int64_t K, const Rows<A>& rows, int64_t tiles, const A* slopes, A* sums);
 
 }  // namespace deltaconv::cpu::DELTACONV_ISA

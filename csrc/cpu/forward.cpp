@@ -66,8 +66,7 @@ struct Forward {
   void gate_row(const ForwardStage<T>& stage, int64_t first, int64_t i, int64_t vector) const;
   void upsample_row(const ForwardStage<T>& stage, int64_t y, int64_t vector) const;
   template <class Visit>
-  void with_result_row(const Convolution<T>& convolution, int64_t y, int64_t vector,
-                       const Visit& visit) const;
+  void with_result_row(const Convolution<T>& convolution, int64_t y, int64_t vector, const Visit& visit) const;
 };
 
 template <class T>
@@ -87,8 +86,7 @@ ForwardStage<T> Forward<T>::plan_stage(int64_t index, Arena& arena) const {
   convolution.plan_memory(arena);
   const int64_t cols = full ? 0 : length(convolution.cols);
   stage.next = convolution.rows.begin;
-  stage.gated =
-      take_ring<A>(arena, full ? 1 : plan.upsample_rows.pitch + kRows - 1, convolution.block.vectors, cols);
+  stage.gated = take_ring<A>(arena, full ? 1 : plan.upsample_rows.pitch + kRows - 1, convolution.block.vectors, cols);
   stage.combined = arena.take<A>(cols * V);
   return stage;
 }
@@ -119,8 +117,7 @@ void Forward<T>::compute_gated(ForwardStage<T>& stage) {
   const int64_t first = stage.next, count = smaller(kRows, convolution.rows.end - first);
   convolution.convolve_rows(first, count);
   for (int64_t i = 0; i < count; ++i) {
-    for (int64_t vector = 0; vector < convolution.block.vectors; ++vector)
-      gate_row<gate>(stage, first, i, vector);
+    for (int64_t vector = 0; vector < convolution.block.vectors; ++vector) gate_row<gate>(stage, first, i, vector);
   }
   stage.next += count;
 }
@@ -135,13 +132,11 @@ DELTACONV_NOINLINE void Forward<T>::gate_row(const ForwardStage<T>& stage, int64
   const A scale = arguments.problem.gate_scale;
   const Range cols = convolution.cols;
   const auto gate_all = [=](const auto& put) {
-    for (int64_t x = 0; x < length(cols); ++x)
-      put(x, apply_gate<gate>(load(u + x * V), load(v + x * V), scale));
+    for (int64_t x = 0; x < length(cols); ++x) put(x, apply_gate<gate>(load(u + x * V), load(v + x * V), scale));
   };
   if (convolution.plan->factor == 1) {
-    with_result_row(convolution, first + i, vector, [&](auto row) {
-      gate_all([=](int64_t x, Vector<A> value) { row.put(cols.begin + x, value); });
-    });
+    with_result_row(convolution, first + i, vector,
+                    [&](auto row) { gate_all([=](int64_t x, Vector<A> value) { row.put(cols.begin + x, value); }); });
   } else {
     A* out = stage.gated.at(first + i, vector);
     gate_all([=](int64_t x, Vector<A> value) { store(out + x * V, value); });
@@ -149,8 +144,7 @@ DELTACONV_NOINLINE void Forward<T>::gate_row(const ForwardStage<T>& stage, int64
 }
 
 template <class T>
-DELTACONV_NOINLINE void Forward<T>::upsample_row(const ForwardStage<T>& stage, int64_t y,
-                                                 int64_t vector) const {
+DELTACONV_NOINLINE void Forward<T>::upsample_row(const ForwardStage<T>& stage, int64_t y, int64_t vector) const {
   const Convolution<T>& convolution = stage.convolution;
   const StagePlan<A>& plan = *convolution.plan;
   const RingSource<A> source{stage.gated, vector, convolution.cols.begin};
@@ -158,9 +152,8 @@ DELTACONV_NOINLINE void Forward<T>::upsample_row(const ForwardStage<T>& stage, i
     const auto put = [=](int64_t x, Vector<A> value) { row.put(x, value); };
     if (plan.factor == 2 && plan.divides) {
       const Resample<A>& map = plan.upsample_rows;
-      with_combined_rows(source, map.spans[y], map.weights + y * map.pitch, [&](const auto& column) {
-        upsample_twice<A>(column, convolution.cols, task.cols, put);
-      });
+      with_combined_rows(source, map.spans[y], map.weights + y * map.pitch,
+                         [&](const auto& column) { upsample_twice<A>(column, convolution.cols, task.cols, put); });
     } else {
       resample_row(source, plan.upsample_rows, plan.upsample_cols, y, task.cols, stage.combined, put);
     }
@@ -170,8 +163,8 @@ DELTACONV_NOINLINE void Forward<T>::upsample_row(const ForwardStage<T>& stage, i
 // Calls visit(row) with a row of the stage's slice of the result.
 template <class T>
 template <class Visit>
-DELTACONV_INLINE void Forward<T>::with_result_row(const Convolution<T>& convolution, int64_t y,
-                                                  int64_t vector, const Visit& visit) const {
+DELTACONV_INLINE void Forward<T>::with_result_row(const Convolution<T>& convolution, int64_t y, int64_t vector,
+                                                  const Visit& visit) const {
   const Image<T>& result = arguments.result;
   const Image<const T>& residual = arguments.residual;
   const Block<A>& block = convolution.block;
@@ -184,8 +177,8 @@ DELTACONV_INLINE void Forward<T>::with_result_row(const Convolution<T>& convolut
   const int lanes = block.lanes(vector);
   const auto visit_row = [&]<bool Full, bool Streams>() {
     if (add) {
-      visit(ResultRow<T, Full, true, Streams>{out, add, result.col_stride, residual.col_stride,
-                                              result.row_stride, lanes});
+      visit(ResultRow<T, Full, true, Streams>{out, add, result.col_stride, residual.col_stride, result.row_stride,
+                                              lanes});
     } else {
       visit(ResultRow<T, Full, false, Streams>{out, nullptr, result.col_stride, 0, result.row_stride, lanes});
     }
@@ -193,8 +186,7 @@ DELTACONV_INLINE void Forward<T>::with_result_row(const Convolution<T>& convolut
   const uint64_t address = reinterpret_cast<uintptr_t>(out), pitch = result.col_stride * sizeof(T);
   with_lanes<A>(lanes, [&]<bool Full>() {
     if constexpr (Full && kStreams<T>) {
-      if (arguments.streams && (address | pitch) % 64 == 0)
-        return visit_row.template operator()<true, true>();
+      if (arguments.streams && (address | pitch) % 64 == 0) return visit_row.template operator()<true, true>();
     }
     visit_row.template operator()<Full, false>();
   });

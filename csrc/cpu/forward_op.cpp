@@ -34,10 +34,9 @@ void launch(const Kernels<T>& kernels, const Inputs& inputs, const std::optional
             const Tensor& result) {
   const Sizes& sizes = inputs.sizes;
   const StagePlans<Accumulator<T>> stages(sizes, inputs.factors, false);
-  const ForwardArguments<T> arguments{
-      problem_of<T>(inputs, stages),
-      residual ? const_image_of<T>(*residual) : Image<const T>{nullptr, 0, 0, 0}, image_of<T>(result),
-      streams_past_caches(result)};
+  const ForwardArguments<T> arguments{problem_of<T>(inputs, stages),
+                                      residual ? const_image_of<T>(*residual) : Image<const T>{nullptr, 0, 0, 0},
+                                      image_of<T>(result), streams_past_caches(result)};
   const int64_t threads = useful_threads(sizes.B * sizes.H * sizes.W * sizes.C * (sizes.K * sizes.K + 8));
   const std::vector<ForwardTask> tasks = split(sizes, threads);
   int64_t scratch_bytes = 0;

@@ -21,9 +21,9 @@ std::vector<Candidate> candidates() {
   __builtin_cpu_init();
   [[maybe_unused]] const bool avx2 =
       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  [[maybe_unused]] const bool avx512 =
-      avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  [[maybe_unused]] const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                                       __builtin_cpu_supports("avx512dq");
 #endif
 #if defined(DELTACONV_HAS_avx512)
   built.push_back({&avx512::kInstructionSet, avx512});
@@ -42,8 +42,7 @@ const InstructionSet& choose() {
   std::string known;
   for (const Candidate& candidate : candidates()) {
     if (forced && std::string(forced) == candidate.set->name) {
-      STD_TORCH_CHECK(candidate.runs_here, "DELTACONV_CPU_ISA=", forced,
-                      ": this machine lacks these instructions");
+      STD_TORCH_CHECK(candidate.runs_here, "DELTACONV_CPU_ISA=", forced, ": this machine lacks these instructions");
       return *candidate.set;
     }
     if (!forced && candidate.runs_here) return *candidate.set;

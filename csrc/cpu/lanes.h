@@ -38,8 +38,7 @@ DELTACONV_INLINE Vector<double> load_some(const PreciseFloat* p, int lanes) {
   return reinterpret<Vector<double>>(_mm512_maskz_cvtps_pd(0xff, some));
 }
 DELTACONV_INLINE Floats load_some(const BFloat16* p, int lanes) {
-  return widen(reinterpret<HalfWords>(_mm256_maskz_loadu_epi16(__mmask16(first_lanes(lanes)), p)),
-               BFloat16{});
+  return widen(reinterpret<HalfWords>(_mm256_maskz_loadu_epi16(__mmask16(first_lanes(lanes)), p)), BFloat16{});
 }
 DELTACONV_INLINE Floats load_some(const Half* p, int lanes) {
   return widen(reinterpret<HalfWords>(_mm256_maskz_loadu_epi16(__mmask16(first_lanes(lanes)), p)), Half{});

@@ -17,8 +17,7 @@ size_t bytes_of(const torch::stable::Tensor& tensor) {
 
 }  // namespace
 
-torch::stable::Tensor new_result(const torch::stable::Tensor& like,
-                                 torch::headeronly::IntHeaderOnlyArrayRef sizes) {
+torch::stable::Tensor new_result(const torch::stable::Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes) {
   const torch::stable::Tensor result = torch::stable::new_empty(like, sizes);
   if (result.numel() > 0) prefer_huge_pages(result.mutable_data_ptr(), bytes_of(result));
   return result;

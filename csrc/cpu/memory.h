@@ -9,8 +9,7 @@
 namespace deltaconv::cpu {
 
 // An uninitialised tensor with the dtype and device of `like`.
-torch::stable::Tensor new_result(const torch::stable::Tensor& like,
-                                 torch::headeronly::IntHeaderOnlyArrayRef sizes);
+torch::stable::Tensor new_result(const torch::stable::Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes);
 
 // Whether memory of this size comes fresh from the system at each call.
 constexpr bool is_fresh(size_t bytes) { return bytes >= size_t{8} << 20; }

@@ -14,8 +14,7 @@ Image<T> image_of(const Tensor& tensor) {
 
 template <class T>
 Image<const T> const_image_of(const Tensor& tensor) {
-  return {static_cast<const T*>(tensor.const_data_ptr()), tensor.stride(0), tensor.stride(1),
-          tensor.stride(2)};
+  return {static_cast<const T*>(tensor.const_data_ptr()), tensor.stride(0), tensor.stride(1), tensor.stride(2)};
 }
 
 template <class T>

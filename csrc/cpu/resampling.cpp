@@ -14,8 +14,7 @@ BandedMatrix<A> average_pooling(int64_t in, int64_t out) {
   }
   matrix.weights.assign(out * matrix.pitch, A{0});
   for (int64_t i = 0; i < out; ++i) {
-    std::fill_n(matrix.weights.begin() + i * matrix.pitch, matrix.spans[i].count,
-                A{1} / matrix.spans[i].count);
+    std::fill_n(matrix.weights.begin() + i * matrix.pitch, matrix.spans[i].count, A{1} / matrix.spans[i].count);
   }
   return matrix;
 }
@@ -64,8 +63,7 @@ template <class A>
 StagePlans<A>::StagePlans(const Sizes& sizes, const std::vector<int64_t>& factors, bool with_adjoints) {
   for (const int64_t factor : factors) {
     const int64_t h = sizes.H / factor, w = sizes.W / factor;
-    StagePlan<A> plan{factor, h,  w, h * factor == sizes.H && w * factor == sizes.W, {}, {}, {}, {}, {},
-                      {},     {}, {}};
+    StagePlan<A> plan{factor, h, w, h * factor == sizes.H && w * factor == sizes.W, {}, {}, {}, {}, {}, {}, {}, {}};
     if (factor != 1) {
       plan.pool_rows = keep(average_pooling<A>(sizes.H, h));
       plan.pool_cols = keep(average_pooling<A>(sizes.W, w));

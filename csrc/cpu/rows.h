@@ -9,9 +9,7 @@ DELTACONV_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 DELTACONV_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 DELTACONV_INLINE int64_t length(Range range) { return range.end - range.begin; }
-DELTACONV_INLINE Range clip(Range range, int64_t size) {
-  return {larger(range.begin, 0), smaller(range.end, size)};
-}
+DELTACONV_INLINE Range clip(Range range, int64_t size) { return {larger(range.begin, 0), smaller(range.end, size)}; }
 DELTACONV_INLINE Range hull(Range a, Range b) { return {smaller(a.begin, b.begin), larger(a.end, b.end)}; }
 
 // The inputs that outputs [range.begin, range.end) are made of; spans ascend with their output.
@@ -44,9 +42,7 @@ struct Block {
     return int(smaller(kLanes<A>, half - first - plane % vectors * kLanes<A>));
   }
   // Offset within the C channels of x, and within the C / 2 of a stage's slice of the result.
-  DELTACONV_INLINE int64_t channel(int64_t plane) const {
-    return plane / vectors * half + slice_channel(plane);
-  }
+  DELTACONV_INLINE int64_t channel(int64_t plane) const { return plane / vectors * half + slice_channel(plane); }
   DELTACONV_INLINE int64_t slice_channel(int64_t plane) const { return first + plane % vectors * kLanes<A>; }
 };
 
@@ -94,9 +90,7 @@ struct RingSource {
   int64_t plane, col_begin;
 
   DELTACONV_INLINE const A* row(int64_t r) const { return ring.at(r, plane); }
-  DELTACONV_INLINE auto at(const A* row, int64_t col) const {
-    return load(row + (col - col_begin) * kLanes<A>);
-  }
+  DELTACONV_INLINE auto at(const A* row, int64_t col) const { return load(row + (col - col_begin) * kLanes<A>); }
 };
 
 // Calls visit(source) for one vector of an image's channels.
@@ -104,8 +98,8 @@ template <class T, class Visit>
 DELTACONV_INLINE void with_source(const Image<const T>& image, int64_t b, int64_t channel, int lanes,
                                   int64_t rows_ahead, const Visit& visit) {
   with_lanes<Accumulator<T>>(lanes, [&]<bool Full>() {
-    visit(ImageSource<T, Full>{image.data + b * image.batch_stride + channel, image.row_stride,
-                               image.col_stride, lanes, rows_ahead * image.row_stride});
+    visit(ImageSource<T, Full>{image.data + b * image.batch_stride + channel, image.row_stride, image.col_stride, lanes,
+                               rows_ahead * image.row_stride});
   });
 }
 
@@ -152,9 +146,8 @@ DELTACONV_INLINE void combine_rows(const Source& source, Span span, const A* wei
 // Calls put(x, value) for the columns `cols` of row `row` of the resampled source. `combined` holds one row
 // of the source's columns.
 template <class A, class Source, class Put>
-DELTACONV_INLINE void resample_row(const Source& source, const Resample<A>& row_map,
-                                   const Resample<A>& col_map, int64_t row, Range cols, A* combined,
-                                   const Put& put) {
+DELTACONV_INLINE void resample_row(const Source& source, const Resample<A>& row_map, const Resample<A>& col_map,
+                                   int64_t row, Range cols, A* combined, const Put& put) {
   constexpr int V = kLanes<A>;
   const Range from = inputs_of(col_map, cols);
   combine_rows(source, row_map.spans[row], row_map.weights + row * row_map.pitch, from, combined);
@@ -190,8 +183,7 @@ DELTACONV_INLINE Vector<A> average_window(const Source& source, int64_t factor, 
 
 // The adjoint of average pooling by `factor`: put(x, value) for columns `cols` of row `row`.
 template <class A, class Source, class Put>
-DELTACONV_INLINE void spread_windows(const Source& source, int64_t factor, int64_t row, Range cols,
-                                     const Put& put) {
+DELTACONV_INLINE void spread_windows(const Source& source, int64_t factor, int64_t row, Range cols, const Put& put) {
   const Vector<A> weight = broadcast(A(1) / static_cast<A>(factor * factor));
   const auto* line = source.row(row / factor);
   for (int64_t x = cols.begin; x < cols.end;) {
@@ -232,8 +224,7 @@ DELTACONV_INLINE void upsample_twice_adjoint(const Column& column, int64_t W, Ra
 
 // Calls visit(column) where column(x) is the sum of `span` rows of the source, weighted.
 template <class A, class Source, class Visit>
-DELTACONV_INLINE void with_combined_rows(const Source& source, Span span, const A* weights,
-                                         const Visit& visit) {
+DELTACONV_INLINE void with_combined_rows(const Source& source, Span span, const A* weights, const Visit& visit) {
   const auto rows = [&]<int N>() {
     decltype(source.row(0)) line[N];
     Vector<A> weight[N];

@@ -126,8 +126,7 @@ DELTACONV_INLINE Floats widen(HalfWords bits, Half) {
 
 DELTACONV_INLINE HalfWords narrow(Floats value, Half) {
 #if defined(__AVX512F__)
-  return reinterpret<HalfWords>(
-      _mm512_maskz_cvtps_ph(0xffff, reinterpret<__m512>(value), _MM_FROUND_TO_NEAREST_INT));
+  return reinterpret<HalfWords>(_mm512_maskz_cvtps_ph(0xffff, reinterpret<__m512>(value), _MM_FROUND_TO_NEAREST_INT));
 #else
   return reinterpret<HalfWords>(_mm256_cvtps_ph(reinterpret<__m256>(value), _MM_FROUND_TO_NEAREST_INT));
 #endif

@@ -162,8 +162,7 @@ DELTACONV_INLINE void transform_filters(const A* taps, int64_t chunks, int64_t p
 
 // A^T p for `tiles` tiles from [points][pitch] vectors, plus a constant: `to` is [tiles * m] vectors.
 template <int M, class A>
-DELTACONV_INLINE void transform_outputs(const A* from, int64_t tiles, int64_t pitch, Vector<A> constant,
-                                        A* to) {
+DELTACONV_INLINE void transform_outputs(const A* from, int64_t tiles, int64_t pitch, Vector<A> constant, A* to) {
   constexpr int V = kLanes<A>;
   for (int64_t t = 0; t < tiles; ++t) {
     Vector<A> y[M];

@@ -25,8 +25,8 @@ DELTACONV_INLINE Tiling tiling_of(const Scheme& scheme, int64_t cols) {
 
 // The transformed kernels of every plane of a block: [planes][points][K][chunks] vectors.
 template <class T>
-DELTACONV_NOINLINE void pack_weights(const Problem<T>& problem, const Block<Accumulator<T>>& block,
-                                     int64_t stage, bool flipped, Accumulator<T>* out) {
+DELTACONV_NOINLINE void pack_weights(const Problem<T>& problem, const Block<Accumulator<T>>& block, int64_t stage,
+                                     bool flipped, Accumulator<T>* out) {
   using A = Accumulator<T>;
   constexpr int V = kLanes<A>;
   const int64_t K = problem.sizes.K, C = problem.sizes.C;
@@ -86,9 +86,8 @@ struct TransformedRows {
   // output.
   template <class Column>
   DELTACONV_INLINE void put(int64_t r, int64_t plane, const Column& column) const {
-    with_tile(tiling.scheme.tile, [&]<int M>() {
-      transform_inputs<M>(column, tiling.input_tiles(), tiling.pitch, ring.at(r, plane));
-    });
+    with_tile(tiling.scheme.tile,
+              [&]<int M>() { transform_inputs<M>(column, tiling.input_tiles(), tiling.pitch, ring.at(r, plane)); });
   }
 
   // The rows that rows r .. r + count - 1 of the convolution are made of.

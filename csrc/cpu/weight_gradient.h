@@ -29,13 +29,9 @@ struct WeightGradient {
 
   DELTACONV_INLINE int64_t K() const { return arguments->problem.sizes.K; }
   DELTACONV_INLINE int64_t filter_size() const { return tiling.scheme.points * K() * tiling.scheme.chunks; }
-  DELTACONV_INLINE bool owns(int64_t r) const {
-    return arguments->partials && r >= rows.begin && r < rows.end;
-  }
+  DELTACONV_INLINE bool owns(int64_t r) const { return arguments->partials && r >= rows.begin && r < rows.end; }
   // The strip that owns row r, and its rows.
-  DELTACONV_INLINE int64_t strip_of(int64_t r) const {
-    return ((r + 1) * arguments->partition.strips - 1) / height;
-  }
+  DELTACONV_INLINE int64_t strip_of(int64_t r) const { return ((r + 1) * arguments->partition.strips - 1) / height; }
   DELTACONV_INLINE Range strip_rows(int64_t r) const {
     const int64_t strip = strip_of(r);
     return share({strip, strip + 1}, arguments->partition.strips, height);
@@ -67,8 +63,7 @@ struct WeightGradient {
       zero_vectors(plane_sums, filter_size());
       zero_vectors(bias_sum, 1);
     }
-    with_tile(tiling.scheme.tile,
-              [&]<int M>() { transform_filters<M>(row, tiling.tiles, tiling.tiles, slopes); });
+    with_tile(tiling.scheme.tile, [&]<int M>() { transform_filters<M>(row, tiling.tiles, tiling.tiles, slopes); });
     accumulate<A>(tiling.scheme, K(), around, tiling.tiles, slopes, plane_sums);
     Vector<A> sum = load(bias_sum);
     for (int64_t x = 0; x < tiling.tiles * tiling.scheme.tile; ++x) sum += load(row + x * V);
@@ -94,9 +89,8 @@ struct WeightGradient {
     A* to = stage_sums + block.channel(plane);
     A taps[kMaxPaddedK * V];
     for (int64_t i = 0; i < K(); ++i) {
-      with_tile(tiling.scheme.tile, [&]<int M>() {
-        transform_outputs<M>(from + i * chunks * V, chunks, K() * chunks, Vector<A>{}, taps);
-      });
+      with_tile(tiling.scheme.tile,
+                [&]<int M>() { transform_outputs<M>(from + i * chunks * V, chunks, K() * chunks, Vector<A>{}, taps); });
       with_lanes<A>(lanes, [&]<bool Full>() {
         for (int64_t j = 0; j < K(); ++j, to += C) put<Full>(load(taps + j * V), first, to, lanes);
       });

@@ -25,8 +25,7 @@ void launch_tensor_cores_gate(const LaunchPlan& plan, BackwardArguments<T> argum
 }
 
 template <class T>
-void launch_tensor_cores_input(const BackwardPlan& plan, const BackwardArguments<T>& arguments,
-                               Stream stream) {
+void launch_tensor_cores_input(const BackwardPlan& plan, const BackwardArguments<T>& arguments, Stream stream) {
   BackwardInputArguments<T> all{arguments, {}, false};
   all.backward.problem.stages = plan.gate.stages;
   for (const LaunchPlan* part : {&plan.reduced, &plan.input}) {

@@ -39,8 +39,7 @@ struct PyramidBackwardGate {
     const int32_t first_row = mine.row + first_pair_row();
     const int channel = lane_index() % kPairs;
     if (channel >= grad.channels) return;
-    const Plane plane =
-        plane_of(arguments.workspace + arguments.grad_a[stage.index], problem.sizes, stage, tile);
+    const Plane plane = plane_of(arguments.workspace + arguments.grad_a[stage.index], problem.sizes, stage, tile);
     const int64_t half = problem.sizes.C / 2;
     DELTACONV_UNROLL
     for (int i = 0; i < kTileH / 2; ++i) {
@@ -49,11 +48,9 @@ struct PyramidBackwardGate {
         const int32_t in_row = first_row + i, in_col = mine.col + n;
         const int32_t row = tile.row + in_row, col = tile.col + in_col;
         if (row >= stage.rows.reduced || col >= stage.cols.reduced) continue;
-        const float of_gated =
-            reduced ? shared[(in_row * stage.tiling.cols + in_col) * kPairs + channel]
-                    : to_float(grad.data[row * grad.row_stride + col * grad.col_stride + channel]);
-        const GateGradient of =
-            gate_gradient(problem.gate, problem.gate_scale, of_gated, pairs.u[i][n], pairs.v[i][n]);
+        const float of_gated = reduced ? shared[(in_row * stage.tiling.cols + in_col) * kPairs + channel]
+                                       : to_float(grad.data[row * grad.row_stride + col * grad.col_stride + channel]);
+        const GateGradient of = gate_gradient(problem.gate, problem.gate_scale, of_gated, pairs.u[i][n], pairs.v[i][n]);
         float* to = plane.at(row, col) + channel;
         to[0] = of.u;
         to[half] = of.v;

@@ -38,8 +38,7 @@ class PlaneWriter {
           if (b < Banded::kBlocks) {
             const float* values = sums[i][b < Banded::kBlocks ? b : 0].values + 2 * n;
             const float by = inverse[n * (Banded::kStep - 1)][b / 2];
-            word = uint32_t(from_float<T>(values[0] * by).bits) | uint32_t(from_float<T>(values[1] * by).bits)
-                                                                      << 16;
+            word = uint32_t(from_float<T>(values[0] * by).bits) | uint32_t(from_float<T>(values[1] * by).bits) << 16;
           }
           store(row, 8 * b, odd_ ? shifted(before, word) : word);
           before = word;
@@ -175,8 +174,8 @@ struct PyramidBackwardGateBanded {
     gather_gradients(gradient_slice(arguments, tile, kBandedPairs), stage, tile,
                      TileSize{Banded::kRows, Banded::kCols, kBandedPairs}, spans,
                      [&](int32_t row, int32_t col, int32_t channel, const float (&values)[8]) {
-                       std::byte* to = planes + banded_slot(channel) * pair_bytes +
-                                       (row * Banded::kResultPitch + col) * 4;
+                       std::byte* to =
+                           planes + banded_slot(channel) * pair_bytes + (row * Banded::kResultPitch + col) * 4;
                        DELTACONV_UNROLL
                        for (int e = 0; e < 8; ++e) {
                          *reinterpret_cast<float*>(to + banded_slot(e) * pair_bytes) = values[e];
@@ -200,8 +199,7 @@ struct PyramidBackwardGateBanded {
       for (int i = lane_index(); i < Banded::kRows * kChunks; i += kWarp) {
         const int row = i / kChunks, chunk = i % kChunks;
         if (chunk >= owned || tile.row + row >= grid.rows || tile.col + 8 * chunk >= grid.pitch) continue;
-        const T* from =
-            planes + Banded::stored_row(row + K / 2, K) * Banded::kPitch + 8 * chunk + K / 2 - grid.lead;
+        const T* from = planes + Banded::stored_row(row + K / 2, K) * Banded::kPitch + 8 * chunk + K / 2 - grid.lead;
         store16(to + int64_t{row} * grid.pitch + 8 * chunk, load16(from));
       }
       planes += Banded::plane_elements(K);
@@ -247,9 +245,8 @@ struct PyramidBackwardGateBanded {
   }
 
   // The scales of the tile's cells, and what brings a cell's values to their range.
-  static DELTACONV_DEVICE void write_scales(const GradientGrid& grid, const Tile& tile,
-                                            const BandedSums<Banded>& sums, float (&inverse)[2][2],
-                                            float* scales) {
+  static DELTACONV_DEVICE void write_scales(const GradientGrid& grid, const Tile& tile, const BandedSums<Banded>& sums,
+                                            float (&inverse)[2][2], float* scales) {
     float largest[2][2] = {};
     DELTACONV_UNROLL
     for (int i = 0; i < Banded::kStep; ++i) {

@@ -11,14 +11,12 @@ namespace deltaconv::cuda {
 
 // Adds the adjoint convolution of a stage's grad_a to the register tiles of the block's tile.
 template <int kKernel, class T>
-DELTACONV_DEVICE void convolve_adjoint(const BackwardArguments<T>& arguments, const Stage& stage,
-                                       const Tiling& tiling, const Tile& tile, float* shared,
-                                       RegisterTile& sums) {
+DELTACONV_DEVICE void convolve_adjoint(const BackwardArguments<T>& arguments, const Stage& stage, const Tiling& tiling,
+                                       const Tile& tile, float* shared, RegisterTile& sums) {
   const Problem<T>& problem = arguments.problem;
-  const auto source = plane_source(arguments.workspace + arguments.grad_a[stage.index], problem.sizes, stage,
-                                   tile.image, tile.channel);
-  const auto filters =
-      filter_source(problem.weight, problem.sizes, stage.index, tile.channel, kPairs, problem.vectors);
+  const auto source =
+      plane_source(arguments.workspace + arguments.grad_a[stage.index], problem.sizes, stage, tile.image, tile.channel);
+  const auto filters = filter_source(problem.weight, problem.sizes, stage.index, tile.channel, kPairs, problem.vectors);
   convolve_tile<kKernel, true>(source, filters, tiling, tile.row, tile.col, shared, sums);
 }
 
@@ -39,13 +37,11 @@ struct PyramidBackwardReduced {
     if (!tile.exists) return;
     const Stage& stage = problem.stages.at[tile.stage];
     RegisterTile sums = {};
-    convolve_adjoint<kKernel>(arguments, stage, stage.tiling, tile, reinterpret_cast<float*>(shared_memory()),
-                              sums);
+    convolve_adjoint<kKernel>(arguments, stage, stage.tiling, tile, reinterpret_cast<float*>(shared_memory()), sums);
 
     const int64_t channel = lane_channel(problem.sizes, tile.channel);
     if (channel < 0) return;
-    const Plane plane =
-        plane_of(arguments.workspace + arguments.grad_d[stage.index], problem.sizes, stage, tile);
+    const Plane plane = plane_of(arguments.workspace + arguments.grad_d[stage.index], problem.sizes, stage, tile);
     const WarpTile mine = warp_tile(stage.tiling);
     DELTACONV_UNROLL
     for (int i = 0; i < kTileH; ++i) {
@@ -103,8 +99,7 @@ struct PyramidBackwardInput {
       if (stage.rows.factor != 1) continue;
       if (in_use) sync_block();
       in_use = true;
-      convolve_adjoint<kKernel>(arguments, stage, whole.tiling, tile,
-                                reinterpret_cast<float*>(shared_memory()), sums);
+      convolve_adjoint<kKernel>(arguments, stage, whole.tiling, tile, reinterpret_cast<float*>(shared_memory()), sums);
     }
     const int64_t channel = lane_channel(sizes, tile.channel);
     if (channel < 0) return;
@@ -116,14 +111,12 @@ struct PyramidBackwardInput {
       const Plane plane = plane_of(arguments.workspace + arguments.grad_d[stage.index], sizes, stage, tile);
       add_pool_adjoint(plane, stage, row, col, channel, sums);
     }
-    T* to =
-        arguments.grad_x + ((tile.image * sizes.H + row) * sizes.W + col) * sizes.C + tile.channel + channel;
+    T* to = arguments.grad_x + ((tile.image * sizes.H + row) * sizes.W + col) * sizes.C + tile.channel + channel;
     DELTACONV_UNROLL
     for (int i = 0; i < kTileH; ++i) {
       DELTACONV_UNROLL
       for (int n = 0; n < kTileW; ++n) {
-        if (row + i < sizes.H && col + n < sizes.W)
-          to[(i * sizes.W + n) * sizes.C] = from_float<T>(sums[i][n]);
+        if (row + i < sizes.H && col + n < sizes.W) to[(i * sizes.W + n) * sizes.C] = from_float<T>(sums[i][n]);
       }
     }
   }

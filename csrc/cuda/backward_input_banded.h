@@ -15,23 +15,22 @@ namespace deltaconv::cuda {
 // A tile's window of one plane into padded shared memory, zero outside the image, by one warp. Complete
 // for the block after finish_loads() and a barrier.
 template <class T, class Banded>
-DELTACONV_DEVICE void copy_window(const T* plane, const GradientGrid& grid, const Tile& tile, int K,
-                                  bool exists, T* shared) {
+DELTACONV_DEVICE void copy_window(const T* plane, const GradientGrid& grid, const Tile& tile, int K, bool exists,
+                                  T* shared) {
   const int32_t start = tile.col - K / 2 + grid.lead;  // a multiple of 8, as is the pitch
   for (int i = lane_index(); i < Banded::plane_rows(K) * Banded::kLoads; i += kWarp) {
     const int chunk = i % Banded::kLoads, stored = i / Banded::kLoads;
     const int32_t row = tile.row - K / 2 + Banded::plane_row(stored, K), at = start + 8 * chunk;
     const bool inside = exists && 0 <= row && row < grid.rows && 0 <= at && at < grid.pitch;
-    copy16_async(shared + stored * Banded::kPitch + 8 * chunk,
-                 inside ? plane + int64_t{row} * grid.pitch + at : plane, inside);
+    copy16_async(shared + stored * Banded::kPitch + 8 * chunk, inside ? plane + int64_t{row} * grid.pitch + at : plane,
+                 inside);
   }
 }
 
 // The filters of the block's channels, turned by 180 degrees, as the pairs of neighbours of banded_tile.h.
 // Half a warp takes a kernel row, its lanes are channels.
 template <class T, class Banded>
-DELTACONV_DEVICE void load_flipped_filters(const T* weight, int64_t stride, int32_t channels, int K,
-                                           uint32_t* shared) {
+DELTACONV_DEVICE void load_flipped_filters(const T* weight, int64_t stride, int32_t channels, int K, uint32_t* shared) {
   constexpr int kTaps = 8;
   const int channel = lane_index() % kAdjointChannels;
   uint32_t* to = shared + banded_slot(channel) * Banded::filter_words(K);
@@ -77,8 +76,7 @@ struct WindowCells {
 // Brings a window that is in shared memory to one scale, the largest of its cells', by one warp; returns
 // that.
 template <class T, class Banded>
-DELTACONV_DEVICE float share_scale(const float* scales, const GradientGrid& grid, const Tile& tile, int K,
-                                   T* shared) {
+DELTACONV_DEVICE float share_scale(const float* scales, const GradientGrid& grid, const Tile& tile, int K, T* shared) {
   const WindowCells cells = WindowCells::of<Banded>(grid, tile, K);
   const int mine = lane_index() < cells.count() ? lane_index() : 0;
   const float scale = scales[cells.row(mine) / kCell * int64_t{grid.cell_cols} + cells.col(mine) / kCell];
@@ -124,8 +122,7 @@ struct PyramidBackwardInputBanded {
           shared_memory() + banded_slot(channel) * plane_bytes + (row * Banded::kResultPitch + col) * 4;
       DELTACONV_UNROLL
       for (int e = 0; e < 8; ++e) {
-        values[e] =
-            stage.index < 0 ? 0.0f : *reinterpret_cast<const float*>(from + banded_slot(e) * plane_bytes);
+        values[e] = stage.index < 0 ? 0.0f : *reinterpret_cast<const float*>(from + banded_slot(e) * plane_bytes);
       }
     };
     if (all.last) {
@@ -148,12 +145,11 @@ struct PyramidBackwardInputBanded {
                          grid.plane(tile.image, tile.channel);
     const auto channels = static_cast<int32_t>(sizes.C - tile.channel);
     for (int c = warp_index(); c < kAdjointChannels; c += warps) {
-      copy_window<T, Banded>(gradients + (c < channels ? c : 0) * grid.plane_elements(), grid, tile, K,
-                             c < channels, reinterpret_cast<T*>(planes + banded_slot(c) * plane_bytes));
+      copy_window<T, Banded>(gradients + (c < channels ? c : 0) * grid.plane_elements(), grid, tile, K, c < channels,
+                             reinterpret_cast<T*>(planes + banded_slot(c) * plane_bytes));
     }
-    load_flipped_filters<T, Banded>(
-        arguments.problem.weight + stage.index * sizes.K * sizes.K * sizes.C + tile.channel, sizes.C,
-        channels, K, filters);
+    load_flipped_filters<T, Banded>(arguments.problem.weight + stage.index * sizes.K * sizes.K * sizes.C + tile.channel,
+                                    sizes.C, channels, K, filters);
     finish_loads();
     sync_block();
     for (int c = warp_index(); c < kAdjointChannels && c < channels; c += warps) {
@@ -161,8 +157,7 @@ struct PyramidBackwardInputBanded {
       float scale = 1.0f;
       if constexpr (std::is_same_v<T, Half>) {
         const float* scales = arguments.workspace + arguments.scales[stage.index];
-        scale =
-            share_scale<T, Banded>(scales + grid.scales(tile.image, tile.channel + c), grid, tile, K, plane);
+        scale = share_scale<T, Banded>(scales + grid.scales(tile.image, tile.channel + c), grid, tile, K, plane);
       }
       convolve_plane(plane, filters + banded_slot(c) * Banded::filter_words(K), K, scale);
     }
@@ -195,8 +190,7 @@ struct PyramidBackwardInputBanded {
     constexpr int kVectors = kAdjointChannels / 8, kAcross = Banded::kCols * kVectors;
     const Stage& stage = all.tiles.at[tile.stage];
     const int channel = thread_index() % kVectors * 8, col = thread_index() / kVectors % Banded::kCols;
-    if (tile.col + col >= stage.cols.reduced || tile.channel + channel >= all.backward.problem.sizes.C)
-      return;
+    if (tile.col + col >= stage.cols.reduced || tile.channel + channel >= all.backward.problem.sizes.C) return;
     const int32_t left = stage.rows.reduced - tile.row, rows = left < Banded::kRows ? left : Banded::kRows;
     for (int row = thread_index() / kAcross; row < rows; row += thread_count() / kAcross) {
       store(row, col, channel);
@@ -208,8 +202,7 @@ struct PyramidBackwardInputBanded {
                                            const Convolved& convolved) {
     const Sizes& sizes = all.backward.problem.sizes;
     const Stage& stage = all.tiles.at[tile.stage];
-    const Plane plane =
-        plane_of(all.backward.workspace + all.backward.grad_d[stage.index], sizes, stage, tile);
+    const Plane plane = plane_of(all.backward.workspace + all.backward.grad_d[stage.index], sizes, stage, tile);
     for_each_result(all, tile, [&](int32_t row, int32_t col, int32_t channel) {
       float values[8];
       convolved(row, col, channel, values);
@@ -235,8 +228,8 @@ struct PyramidBackwardInputBanded {
         const Plane plane = plane_of(arguments.workspace + arguments.grad_d[stage.index], sizes, stage, tile);
         add_pooled(plane, stage, y, x, channel, sizes.C - tile.channel - channel, problem.vectors, values);
       }
-      store_values(image + (y * sizes.W + x) * sizes.C + channel, sizes.C - tile.channel - channel,
-                   problem.vectors, values);
+      store_values(image + (y * sizes.W + x) * sizes.C + channel, sizes.C - tile.channel - channel, problem.vectors,
+                   values);
     });
   }
 };

@@ -37,8 +37,7 @@ DELTACONV_DEVICE GradientSlice<T> gradient_slice(const BackwardArguments<T>& arg
   const int64_t slice = arguments.problem.stages.at[tile.stage].index * half + tile.channel;
   const Image<const T>& grad = arguments.grad;
   return {grad.data + tile.image * grad.batch_stride + slice, grad.row_stride, grad.col_stride,
-          static_cast<int32_t>(half - tile.channel < pairs ? half - tile.channel : pairs),
-          arguments.problem.vectors};
+          static_cast<int32_t>(half - tile.channel < pairs ? half - tile.channel : pairs), arguments.problem.vectors};
 }
 
 // Of all rows, then all columns of a tile, which may reach beyond the grid: found once, by divisions of 64

@@ -18,8 +18,7 @@ struct WeightWork {
 
   template <class T>
   DELTACONV_DEVICE WeightWork(const BackwardWeightArguments<T>& arguments, const WeightTasks& tasks) {
-    const auto channel_blocks =
-        static_cast<uint32_t>((arguments.backward.problem.sizes.C / 2 + kPairs - 1) / kPairs);
+    const auto channel_blocks = static_cast<uint32_t>((arguments.backward.problem.sizes.C / 2 + kPairs - 1) / kPairs);
     const uint32_t chunks = (tasks.count() + arguments.tasks_per_block - 1) / arguments.tasks_per_block;
     auto rest = static_cast<uint32_t>(block_index());
     channel = static_cast<int32_t>(rest % channel_blocks) * kPairs;
@@ -36,8 +35,7 @@ struct WeightWork {
 
 template <int kKernel>
 struct TapSums {
-  static constexpr int kRows =
-      kKernel == 0 ? kTapRows : (kKernel + (kKernel + 3) / 4 - 1) / ((kKernel + 3) / 4);
+  static constexpr int kRows = kKernel == 0 ? kTapRows : (kKernel + (kKernel + 3) / 4 - 1) / ((kKernel + 3) / 4);
   static constexpr int kCols = kKernel == 0 ? kTapCols : kKernel;
   float taps[kRows][kCols] = {};
   float bias = 0.0f;
@@ -87,8 +85,7 @@ DELTACONV_DEVICE void add_tile(const WeightTile& tile, Span rows, Span cols, int
 
 // The sums of all slices of a task in its slice 0, added in their order.
 template <int kKernel>
-DELTACONV_DEVICE void add_slices(const WeightWork& work, int32_t slices, float* shared,
-                                 TapSums<kKernel>& sums) {
+DELTACONV_DEVICE void add_slices(const WeightWork& work, int32_t slices, float* shared, TapSums<kKernel>& sums) {
   using Sums = TapSums<kKernel>;
   constexpr int kTaps = Sums::kRows * Sums::kCols;
   float* exchanged = shared + (work.task - work.first_task) * (kTaps + 1) * kLanes + lane_index();
@@ -122,12 +119,10 @@ struct PyramidBackwardWeight {
     const int64_t tiles = stage.tiling.count() * problem.sizes.B;
     if (work.partition >= tiles) return;
     const bool exists = work.task < tasks.count() && work.task < work.first_task + arguments.tasks_per_block;
-    const int32_t partitions =
-        arguments.partitions < tiles ? arguments.partitions : static_cast<int32_t>(tiles);
+    const int32_t partitions = arguments.partitions < tiles ? arguments.partitions : static_cast<int32_t>(tiles);
     TapSums<kKernel> sums;
     float* shared = reinterpret_cast<float*>(shared_memory());
-    const int64_t first = tiles * work.partition / partitions,
-                  end = tiles * (work.partition + 1) / partitions;
+    const int64_t first = tiles * work.partition / partitions, end = tiles * (work.partition + 1) / partitions;
     for (int64_t i = first; i < end; ++i) {
       if (i > first) sync_block();
       const WeightTile tile = load_tile(arguments, work, tasks.K, i, shared);
@@ -141,18 +136,16 @@ struct PyramidBackwardWeight {
     if (exists && work.slice == 0) store(arguments, work, tasks, sums);
   }
 
-  static DELTACONV_DEVICE WeightTile load_tile(const BackwardWeightArguments<T>& arguments,
-                                               const WeightWork& work, int32_t K, int64_t index,
-                                               float* shared) {
+  static DELTACONV_DEVICE WeightTile load_tile(const BackwardWeightArguments<T>& arguments, const WeightWork& work,
+                                               int32_t K, int64_t index, float* shared) {
     const Problem<T>& problem = arguments.backward.problem;
     const Stage& stage = problem.stages.at[work.stage];
     const Tiling& tiling = stage.tiling;
     const auto image = static_cast<int32_t>(index / tiling.count());
     const auto in_image = static_cast<int32_t>(index % tiling.count());
-    const int32_t row = in_image / tiling.count_cols * tiling.rows,
-                  col = in_image % tiling.count_cols * tiling.cols;
-    const auto inputs = source_of(problem.x, problem.sizes, image, work.channel, kPairs, problem.vectors,
-                                  stage.rows, stage.cols);
+    const int32_t row = in_image / tiling.count_cols * tiling.rows, col = in_image % tiling.count_cols * tiling.cols;
+    const auto inputs =
+        source_of(problem.x, problem.sizes, image, work.channel, kPairs, problem.vectors, stage.rows, stage.cols);
     const auto grads = plane_source(arguments.backward.workspace + arguments.backward.grad_a[stage.index],
                                     problem.sizes, stage, image, work.channel);
     const int32_t input_rows = tiling.rows + work.kernel_rows.end - work.kernel_rows.begin - 1;
@@ -196,13 +189,11 @@ struct PyramidBackwardReduce {
     const int64_t K2 = sizes.K * sizes.K, elements = sizes.S * (K2 + 1) * sizes.C;
     const int64_t element = block_index() * thread_count() + thread_index();
     if (element >= elements) return;
-    const int64_t channel = element % sizes.C, tap = element / sizes.C % (K2 + 1),
-                  stage = element / sizes.C / (K2 + 1);
+    const int64_t channel = element % sizes.C, tap = element / sizes.C % (K2 + 1), stage = element / sizes.C / (K2 + 1);
     T* to = tap < K2 ? arguments.grad_weight : arguments.grad_bias;
     if (!to) return;
     float sum = 0.0f;
-    for (int32_t p = 0; p < arguments.partitions[stage]; ++p)
-      sum += arguments.partials[p * elements + element];
+    for (int32_t p = 0; p < arguments.partitions[stage]; ++p) sum += arguments.partials[p * elements + element];
     to[tap < K2 ? (stage * K2 + tap) * sizes.C + channel : stage * sizes.C + channel] = from_float<T>(sum);
   }
 };

@@ -51,8 +51,7 @@ struct PyramidBackwardWeightBanded {
     auto* planes = reinterpret_cast<ChannelPlanes<T>*>(shared + warps * buffer_bytes);
     auto* totals = reinterpret_cast<float*>(planes + warps);
     if (first_channel + warp < problem.sizes.C) {
-      if (fresh_lane_index() == 0)
-        planes[warp] = ChannelPlanes<T>(arguments.backward, stage, first_channel + warp);
+      if (fresh_lane_index() == 0) planes[warp] = ChannelPlanes<T>(arguments.backward, stage, first_channel + warp);
       for (int i = fresh_lane_index(); i < taps; i += kWarp) totals[warp * pitch + i] = 0.0f;
       sync_warp();
       add_tiles(planes[warp], K, arguments.input_rows, mine.begin, mine.end,
@@ -63,8 +62,7 @@ struct PyramidBackwardWeightBanded {
     float* to = arguments.partials + (partition * problem.sizes.S + stage.index) * taps * problem.sizes.C;
     for (int i = thread_index(); i < taps * warps; i += thread_count()) {
       const int64_t channel = first_channel + i % warps;
-      if (channel < problem.sizes.C)
-        to[i / warps * problem.sizes.C + channel] = totals[i % warps * pitch + i / warps];
+      if (channel < problem.sizes.C) to[i / warps * problem.sizes.C + channel] = totals[i % warps * pitch + i / warps];
     }
   }
 
@@ -98,8 +96,8 @@ struct PyramidBackwardWeightBanded {
     }
   }
 
-  static DELTACONV_DEVICE void add_tile(const WeightTile<T, Band>& tile, const TileScales<Band>& scales,
-                                        int K, float* totals) {
+  static DELTACONV_DEVICE void add_tile(const WeightTile<T, Band>& tile, const TileScales<Band>& scales, int K,
+                                        float* totals) {
     const float scale = scales.largest();
     GradFragments<Band> grads = tile.load_grads();
     if constexpr (std::is_same_v<T, Half>) {
@@ -146,13 +144,11 @@ struct PyramidBackwardWeightBanded {
 
   // Bands to taps.
   template <int kRows>
-  static DELTACONV_DEVICE void add_rows(const WeightSums<Band, kRows>& sums, int K, float scale,
-                                        float* totals) {
+  static DELTACONV_DEVICE void add_rows(const WeightSums<Band, kRows>& sums, int K, float scale, float* totals) {
     const int g = fresh_lane_index() / 4, q = fresh_lane_index() % 4;
     DELTACONV_UNROLL
     for (int h = 0; h < kRows; h += 4) {
-      const BandValues<Band::kBand> rows[4] = {sums.row(h), sums.row(h + 1), sums.row(h + 2),
-                                               sums.row(h + 3)};
+      const BandValues<Band::kBand> rows[4] = {sums.row(h), sums.row(h + 1), sums.row(h + 2), sums.row(h + 3)};
       const BandColumn<Band::kBand> taps = sum_diagonals(rows);
       DELTACONV_UNROLL
       for (int b = 0; b < Band::kBand; ++b) {
@@ -165,8 +161,7 @@ struct PyramidBackwardWeightBanded {
 };
 
 template <class T>
-void launch_tensor_cores_weight(const BackwardPlan& plan, const BackwardArguments<T>& arguments,
-                                Stream stream) {
+void launch_tensor_cores_weight(const BackwardPlan& plan, const BackwardArguments<T>& arguments, Stream stream) {
   const WeightPlan& weight = plan.weight;
   WeightBandArguments<T> all{arguments, arguments.workspace + plan.workspace.partials, weight.partitions,
                              weight.input_rows};

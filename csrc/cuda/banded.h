@@ -114,8 +114,8 @@ DELTACONV_DEVICE bool loads_at(int step) {
 template <class T, class Banded>
 DELTACONV_DEVICE void load_half(const Problem<T>& problem, const Tile& tile, int half, std::byte* planes) {
   const Stage& stage = problem.stages.at[tile.stage];
-  const auto source = source_of(problem.x, problem.sizes, tile.image, tile.channel, kBandedPairs,
-                                problem.vectors, stage.rows, stage.cols);
+  const auto source = source_of(problem.x, problem.sizes, tile.image, tile.channel, kBandedPairs, problem.vectors,
+                                stage.rows, stage.cols);
   load_planes<T, Banded>(source, half, tile.row, tile.col, fresh(static_cast<int>(problem.sizes.K)), planes);
 }
 
@@ -125,8 +125,7 @@ DELTACONV_DEVICE void load_first(const Problem<T>& problem, const Tile& tile, in
                                  uint32_t* filters) {
   const auto K = static_cast<int>(problem.sizes.K);
   const int32_t stage = problem.stages.at[tile.stage].index;
-  const auto from =
-      filter_source(problem.weight, problem.sizes, stage, tile.channel, kBandedPairs, problem.vectors);
+  const auto from = filter_source(problem.weight, problem.sizes, stage, tile.channel, kBandedPairs, problem.vectors);
   FilterRow<T, Banded> row(from, K);
   row.fetch(warp_index());
   DELTACONV_NO_UNROLL
@@ -138,13 +137,11 @@ DELTACONV_DEVICE void load_first(const Problem<T>& problem, const Tile& tile, in
 // The convolution of one half of the block's channel pair c, with bias. `pair` is the pair's planes,
 // `filters` u's filter, which v's follows.
 template <class T, class Banded>
-DELTACONV_DEVICE void convolve_half(const Problem<T>& problem, const Tile& tile, int c, int half,
-                                    const std::byte* pair, const uint32_t* filters,
-                                    BandedSums<Banded>& sums) {
+DELTACONV_DEVICE void convolve_half(const Problem<T>& problem, const Tile& tile, int c, int half, const std::byte* pair,
+                                    const uint32_t* filters, BandedSums<Banded>& sums) {
   const Sizes& sizes = problem.sizes;
   const int K = fresh(static_cast<int>(sizes.K));
-  const int64_t channel =
-      problem.stages.at[tile.stage].index * sizes.C + half * (sizes.C / 2) + tile.channel + c;
+  const int64_t channel = problem.stages.at[tile.stage].index * sizes.C + half * (sizes.C / 2) + tile.channel + c;
   const T bias = problem.bias ? problem.bias[channel] : T{};  // under way during the products
   const T* plane = reinterpret_cast<const T*>(pair) + half * Banded::plane_elements(K);
   DELTACONV_UNROLL
@@ -168,8 +165,7 @@ template <class T, class Banded>
 DELTACONV_DEVICE void convolve_pair_half(const Problem<T>& problem, const Tile& tile, int c, int half,
                                          const std::byte* planes, BandedSums<Banded>& sums) {
   const int K = fresh(static_cast<int>(problem.sizes.K)), slot = banded_slot(fresh(c));
-  const std::byte* filters =
-      planes + kBandedPairs * Banded::pair_bytes(K) + slot * 2 * Banded::filter_words(K) * 4;
+  const std::byte* filters = planes + kBandedPairs * Banded::pair_bytes(K) + slot * 2 * Banded::filter_words(K) * 4;
   convolve_half<T, Banded>(problem, tile, c, half, planes + slot * Banded::pair_bytes(K),
                            reinterpret_cast<const uint32_t*>(filters), sums);
 }

@@ -21,7 +21,7 @@ struct PixelPlace {
   const T* from;  // the first of the 8 channels, at pixel (0, 0)
   int32_t row, col;
   int32_t channels;  // of the 8, those that exist
-  int32_t count;  // of the two pixels, those that exist from the first on; the first may be left of the grid
+  int32_t count;     // of the two pixels, those that exist from the first on; the first may be left of the grid
   std::byte* to;
 
   DELTACONV_DEVICE bool exists(int n) const { return n < count && col + n >= 0; }
@@ -108,8 +108,7 @@ DELTACONV_DEVICE void store_pair(const PixelPair& pair, std::byte* to, int pair_
 // (row, col) of the grid. The whole block takes part, each thread when it likes. A thread takes pairs of
 // pixels, the loads of several under way together.
 template <Loading kLoading, class T, class Banded>
-DELTACONV_DEVICE void load_planes(const Source<T>& source, int half, int row, int col, int K,
-                                  std::byte* planes) {
+DELTACONV_DEVICE void load_planes(const Source<T>& source, int half, int row, int col, int K, std::byte* planes) {
   // All that a thread of 512 has to read of a 32 x 32 tile up to K = 17.
   constexpr int kTogether = kLoading != Loading::kDirect ? 1 : Banded::kBlocks == 4 ? 5 : 3;
   constexpr int kWords = Banded::kLoads * 4;
@@ -143,8 +142,7 @@ DELTACONV_DEVICE void load_planes(const Source<T>& source, int half, int row, in
 }
 
 template <class T, class Banded>
-DELTACONV_DEVICE void load_planes(const Source<T>& source, int half, int row, int col, int K,
-                                  std::byte* planes) {
+DELTACONV_DEVICE void load_planes(const Source<T>& source, int half, int row, int col, int K, std::byte* planes) {
   if (!source.vectors) {
     load_planes<Loading::kScalar, T, Banded>(source, half, row, col, K, planes);
   } else if (source.rows.factor == 1) {

@@ -64,9 +64,7 @@ struct BandedTile {
 
   // Where row r of the padded plane is stored, and the reverse: rows of equal r % kStep lie side by side.
   static_assert(kStep <= 2);
-  static DELTACONV_ANYWHERE int stored_row(int r, int K) {
-    return r % kStep * (plane_rows(K) / kStep) + r / kStep;
-  }
+  static DELTACONV_ANYWHERE int stored_row(int r, int K) { return r % kStep * (plane_rows(K) / kStep) + r / kStep; }
   static DELTACONV_ANYWHERE int plane_row(int stored, int K) {
     const int each = plane_rows(K) / kStep;
     return stored < each ? stored * kStep : (stored - each) * kStep + 1;

@@ -16,10 +16,9 @@ void with_product_tile(const ProjectionPlan& plan, const Launch& launch) {
 }
 
 template <class T>
-void launch_in_projection(const ProjectionPlan& plan, const InProjectionArguments<T>& arguments,
-                          Stream stream) {
-  with_product_tile(
-      plan, [&](auto tile) { launch<BlockInProjection<T, decltype(tile)>>(plan.grid, arguments, stream); });
+void launch_in_projection(const ProjectionPlan& plan, const InProjectionArguments<T>& arguments, Stream stream) {
+  with_product_tile(plan,
+                    [&](auto tile) { launch<BlockInProjection<T, decltype(tile)>>(plan.grid, arguments, stream); });
 }
 
 template <class T>
@@ -28,10 +27,9 @@ void launch_shift(const Grid& grid, const ShiftArguments<T>& arguments, Stream s
 }
 
 template <class T>
-void launch_out_projection(const ProjectionPlan& plan, const OutProjectionArguments<T>& arguments,
-                           Stream stream) {
-  with_product_tile(
-      plan, [&](auto tile) { launch<BlockOutProjection<T, decltype(tile)>>(plan.grid, arguments, stream); });
+void launch_out_projection(const ProjectionPlan& plan, const OutProjectionArguments<T>& arguments, Stream stream) {
+  with_product_tile(plan,
+                    [&](auto tile) { launch<BlockOutProjection<T, decltype(tile)>>(plan.grid, arguments, stream); });
 }
 
 }  // namespace deltaconv::cuda

@@ -8,13 +8,11 @@
 namespace deltaconv::cuda {
 
 template <class T>
-void launch_in_projection(const ProjectionPlan& plan, const InProjectionArguments<T>& arguments,
-                          Stream stream);
+void launch_in_projection(const ProjectionPlan& plan, const InProjectionArguments<T>& arguments, Stream stream);
 template <class T>
 void launch_shift(const Grid& grid, const ShiftArguments<T>& arguments, Stream stream);
 template <class T>
-void launch_out_projection(const ProjectionPlan& plan, const OutProjectionArguments<T>& arguments,
-                           Stream stream);
+void launch_out_projection(const ProjectionPlan& plan, const OutProjectionArguments<T>& arguments, Stream stream);
 
 // The block's tensors, contiguous and 16-byte aligned, by address.
 template <class T>
@@ -28,8 +26,7 @@ struct BlockTensors {
 };
 
 template <class T>
-Projection<T> projection_of(const ProjectionPlan& plan, const Sizes& sizes, const T* from, const T* weight,
-                            T* to) {
+Projection<T> projection_of(const ProjectionPlan& plan, const Sizes& sizes, const T* from, const T* weight, T* to) {
   return {sizes.B,
           sizes.H * sizes.W,
           static_cast<int32_t>(plan.depth),
@@ -43,26 +40,22 @@ Projection<T> projection_of(const ProjectionPlan& plan, const Sizes& sizes, cons
 
 // All of the block. `pyramid` is the problem between, from `hidden` to `local`.
 template <class T>
-void launch_block(const BlockPlan& plan, const BlockTensors<T>& tensors, const Problem<T>& pyramid,
-                  Stream stream) {
+void launch_block(const BlockPlan& plan, const BlockTensors<T>& tensors, const Problem<T>& pyramid, Stream stream) {
   const Sizes& sizes = pyramid.sizes;
   const auto dim = static_cast<int32_t>(plan.out.cols);
   float *sums = tensors.workspace, *shifts = sums + plan.sums;
   launch_in_projection<T>(
-      plan.in,
-      {projection_of(plan.in, sizes, tensors.x, tensors.in_weight, tensors.hidden), tensors.in_bias, sums},
+      plan.in, {projection_of(plan.in, sizes, tensors.x, tensors.in_weight, tensors.hidden), tensors.in_bias, sums},
       stream);
-  launch_shift<T>(
-      plan.shift,
-      {sizes.B, sizes.H * sizes.W, dim, plan.in.row_tiles, plan.shift_slices, plan.shift_output_tiles, sums,
-       tensors.pool_weight, tensors.pool_bias, tensors.out_bias, shifts},
-      stream);
+  launch_shift<T>(plan.shift,
+                  {sizes.B, sizes.H * sizes.W, dim, plan.in.row_tiles, plan.shift_slices, plan.shift_output_tiles, sums,
+                   tensors.pool_weight, tensors.pool_bias, tensors.out_bias, shifts},
+                  stream);
   launch_forward<T>(plan.pyramid, {pyramid, {nullptr, 0, 0, 0}, tensors.local}, stream);
-  launch_out_projection<T>(
-      plan.out,
-      {projection_of<T>(plan.out, sizes, tensors.local, tensors.out_weight, tensors.result),
-       plan.shift_slices, shifts, tensors.residual},
-      stream);
+  launch_out_projection<T>(plan.out,
+                           {projection_of<T>(plan.out, sizes, tensors.local, tensors.out_weight, tensors.result),
+                            plan.shift_slices, shifts, tensors.residual},
+                           stream);
 }
 
 }  // namespace deltaconv::cuda

@@ -13,9 +13,9 @@ using Shape = std::vector<int64_t>;
 
 // The tensor, or a copy of it, contiguous and aligned for 16-byte accesses.
 Tensor dense(const char* name, const Tensor& tensor, const Tensor& x, const Shape& shape) {
-  STD_TORCH_CHECK(tensor.scalar_type() == x.scalar_type() && tensor.is_cuda() &&
-                      tensor.get_device_index() == x.get_device_index(),
-                  name, ": expected the dtype and device of x");
+  STD_TORCH_CHECK(
+      tensor.scalar_type() == x.scalar_type() && tensor.is_cuda() && tensor.get_device_index() == x.get_device_index(),
+      name, ": expected the dtype and device of x");
   bool fits = tensor.dim() == static_cast<int64_t>(shape.size());
   for (size_t i = 0; fits && i < shape.size(); ++i) fits = tensor.size(static_cast<int64_t>(i)) == shape[i];
   STD_TORCH_CHECK(fits, name, ": has not the shape that the other arguments ask for");
@@ -29,8 +29,8 @@ struct Linear {
   Tensor weight;
   std::optional<Tensor> bias;
 
-  Linear(const char* name, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& x,
-         int64_t outputs, int64_t inputs)
+  Linear(const char* name, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& x, int64_t outputs,
+         int64_t inputs)
       : weight(dense(name, weight, x, {outputs, inputs})) {
     if (bias) this->bias = dense(name, *bias, x, {outputs});
   }
@@ -73,20 +73,18 @@ Tensor launch_on(const Block& block, const BlockProblem& problem) {
   return result;
 }
 
-Tensor block_cuda(const Tensor& x, const Tensor& in_weight, const std::optional<Tensor>& in_bias,
-                  const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& out_weight,
-                  const std::optional<Tensor>& out_bias, const Tensor& pool_weight,
-                  const std::optional<Tensor>& pool_bias, std::vector<int64_t> factors, int64_t gate,
-                  double gate_scale, const std::optional<Tensor>& residual) {
+Tensor block_cuda(const Tensor& x, const Tensor& in_weight, const std::optional<Tensor>& in_bias, const Tensor& weight,
+                  const std::optional<Tensor>& bias, const Tensor& out_weight, const std::optional<Tensor>& out_bias,
+                  const Tensor& pool_weight, const std::optional<Tensor>& pool_bias, std::vector<int64_t> factors,
+                  int64_t gate, double gate_scale, const std::optional<Tensor>& residual) {
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  STD_TORCH_CHECK(x.dim() == 4 && in_weight.dim() == 2, "x, in_weight: expected 4 and 2 dimensions, got ",
-                  x.dim(), " and ", in_weight.dim());
+  STD_TORCH_CHECK(x.dim() == 4 && in_weight.dim() == 2, "x, in_weight: expected 4 and 2 dimensions, got ", x.dim(),
+                  " and ", in_weight.dim());
   const Shape shape{x.size(0), x.size(1), x.size(2), x.size(3)};
   const int64_t dim = shape[3], inter = in_weight.size(0);
   const int64_t local = static_cast<int64_t>(factors.size()) * (inter / 2);
   STD_TORCH_CHECK(dim % 8 == 0 && inter % 8 == 0 && local % 8 == 0,
-                  "x, in_weight, out_weight: expected multiples of 8 channels, got ", dim, ", ", inter, ", ",
-                  local);
+                  "x, in_weight, out_weight: expected multiples of 8 channels, got ", dim, ", ", inter, ", ", local);
   const Tensor hidden = torch::stable::new_empty(x, {shape[0], shape[1], shape[2], inter});
   Block block{dense("x", x, x, shape),
               std::nullopt,
@@ -99,8 +97,7 @@ Tensor block_cuda(const Tensor& x, const Tensor& in_weight, const std::optional<
   if (block.pyramid.empty()) return torch::stable::new_empty(x, shape);
   const ElementType type = problem.pyramid.type;
   STD_TORCH_CHECK(type != ElementType::kFloat32, "x: expected float16 or bfloat16, got float32");
-  return type == ElementType::kFloat16 ? launch_on<Half>(block, problem)
-                                       : launch_on<BFloat16>(block, problem);
+  return type == ElementType::kFloat16 ? launch_on<Half>(block, problem) : launch_on<BFloat16>(block, problem);
 }
 
 }  // namespace

@@ -21,8 +21,7 @@ struct ProductPlace {
 
   template <class T>
   DELTACONV_DEVICE explicit ProductPlace(const Projection<T>& projection) {
-    const auto block =
-        static_cast<uint32_t>(block_index());  // division of 64 bits takes a hundred instructions
+    const auto block = static_cast<uint32_t>(block_index());  // division of 64 bits takes a hundred instructions
     const uint32_t tile = block / static_cast<uint32_t>(projection.col_tiles);
     col_tile = static_cast<int32_t>(block % static_cast<uint32_t>(projection.col_tiles));
     image = static_cast<int32_t>(tile / static_cast<uint32_t>(projection.row_tiles));

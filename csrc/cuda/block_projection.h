@@ -51,8 +51,7 @@ struct BlockInProjection {
       DELTACONV_NO_UNROLL
       for (int row = 0; row < Tile::kRows; row += 32) {
         BlockA upper, lower;  // 16 pixels each
-        load_blocks_transposed(pixels + row * kProductDepth + chunk_offset(lane_index(), chunk), upper,
-                               lower);
+        load_blocks_transposed(pixels + row * kProductDepth + chunk_offset(lane_index(), chunk), upper, lower);
         multiply_add<T>(sum, ones, ones, upper.words[0], upper.words[1]);
         multiply_add<T>(sum, ones, ones, lower.words[0], lower.words[1]);
       }
@@ -87,8 +86,7 @@ struct BlockOutProjection {
   }
 
  private:
-  static DELTACONV_DEVICE float shift(const OutProjectionArguments<T>& arguments, int64_t image,
-                                      int32_t col) {
+  static DELTACONV_DEVICE float shift(const OutProjectionArguments<T>& arguments, int64_t image, int32_t col) {
     const Projection<T>& projection = arguments.projection;
     if (col >= projection.cols) return 0.0f;
     const int64_t slice = projection.images * projection.cols;

@@ -26,8 +26,8 @@ struct BlockShift {
 
  private:
   // A lane sums two channels, a warp every kWarps-th tile; then the warps' sums in their order.
-  static DELTACONV_DEVICE void load_mean(const ShiftArguments<T>& arguments, int64_t image, int32_t first,
-                                         float* mean, float* of_warps) {
+  static DELTACONV_DEVICE void load_mean(const ShiftArguments<T>& arguments, int64_t image, int32_t first, float* mean,
+                                         float* of_warps) {
     constexpr int kOfLane = kShiftChannels / kWarp;
     const float* sums = arguments.sums + image * arguments.row_tiles * arguments.channels;
     float mine[kOfLane] = {};
@@ -64,8 +64,7 @@ struct BlockShift {
       const bool exists = output < arguments.channels;
       float weights[8] = {}, sum = 0;
       if (exists && channel < arguments.channels) {
-        unpack<T>(load16_constant(arguments.weight + int64_t{output} * arguments.channels + channel),
-                  weights);
+        unpack<T>(load16_constant(arguments.weight + int64_t{output} * arguments.channels + channel), weights);
       }
       DELTACONV_UNROLL
       for (int e = 0; e < 8; ++e) sum = fused_multiply_add(weights[e], mean[8 * part + e], sum);
@@ -77,9 +76,7 @@ struct BlockShift {
     }
   }
 
-  static DELTACONV_DEVICE float bias(const T* bias, int32_t output) {
-    return bias ? to_float(bias[output]) : 0.0f;
-  }
+  static DELTACONV_DEVICE float bias(const T* bias, int32_t output) { return bias ? to_float(bias[output]) : 0.0f; }
 };
 
 }  // namespace deltaconv::cuda

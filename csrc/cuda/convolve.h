@@ -16,8 +16,8 @@ using RegisterTile = float[kTileH][kTileW];
 // One input row from kernel column `first` on, against kColumns columns of the kernel rows it meets: it is
 // row `in_row` of the tile's window, and meets kernel row in_row - i for row i of the tile.
 template <int kColumns, bool kFlip>
-DELTACONV_DEVICE void add_columns(const float* inputs, const float* weights, int32_t in_row, int32_t first,
-                                  int32_t K, int32_t first_weight_row, RegisterTile& sums) {
+DELTACONV_DEVICE void add_columns(const float* inputs, const float* weights, int32_t in_row, int32_t first, int32_t K,
+                                  int32_t first_weight_row, RegisterTile& sums) {
   float input[kTileW + kColumns - 1];
   DELTACONV_UNROLL
   for (int n = 0; n < kTileW + kColumns - 1; ++n) input[n] = inputs[(first + n) * kLanes];
@@ -47,8 +47,7 @@ DELTACONV_DEVICE void add_row(const float* inputs, const float* weights, int32_t
     for (; first + kColumnStep <= K; first += kColumnStep) {
       add_columns<kColumnStep, kFlip>(inputs, weights, in_row, first, K, first_weight_row, sums);
     }
-    for (; first < K; ++first)
-      add_columns<1, kFlip>(inputs, weights, in_row, first, K, first_weight_row, sums);
+    for (; first < K; ++first) add_columns<1, kFlip>(inputs, weights, in_row, first, K, first_weight_row, sums);
   }
 }
 

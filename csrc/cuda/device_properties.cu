@@ -14,11 +14,10 @@ int attribute(cudaDeviceAttr which, int32_t device) {
 }  // namespace
 
 DeviceProperties device_properties(int32_t device) {
-  return {10 * attribute(cudaDevAttrComputeCapabilityMajor, device) +
-              attribute(cudaDevAttrComputeCapabilityMinor, device),
-          attribute(cudaDevAttrMultiProcessorCount, device),
-          attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-          attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device)};
+  return {
+      10 * attribute(cudaDevAttrComputeCapabilityMajor, device) + attribute(cudaDevAttrComputeCapabilityMinor, device),
+      attribute(cudaDevAttrMultiProcessorCount, device), attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+      attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device)};
 }
 
 }  // namespace deltaconv::cuda

@@ -36,14 +36,12 @@ DELTACONV_DEVICE Pairs exchange_halves(const RegisterTile& sums) {
 
 // The convolution of one stage at the block's tile, with bias.
 template <int kKernel, class T>
-DELTACONV_DEVICE void convolve_stage(const Problem<T>& problem, const Tile& tile, float* shared,
-                                     RegisterTile& sums) {
+DELTACONV_DEVICE void convolve_stage(const Problem<T>& problem, const Tile& tile, float* shared, RegisterTile& sums) {
   const Stage& stage = problem.stages.at[tile.stage];
   const Sizes& sizes = problem.sizes;
   const auto source =
       source_of(problem.x, sizes, tile.image, tile.channel, kPairs, problem.vectors, stage.rows, stage.cols);
-  const auto filters =
-      filter_source(problem.weight, sizes, stage.index, tile.channel, kPairs, problem.vectors);
+  const auto filters = filter_source(problem.weight, sizes, stage.index, tile.channel, kPairs, problem.vectors);
   const int in_half = lane_index() % kPairs;
   float bias = 0.0f;
   if (problem.bias && in_half < source.channels) {

@@ -76,8 +76,7 @@ struct PyramidForwardBanded {
     const int pair_bytes = Banded::pair_bytes(static_cast<int>(arguments.problem.sizes.K));
     const Sink<T> sink = sink_of(arguments, tile, kBandedPairs);
     const auto gated = [&](int32_t row, int32_t col, int32_t channel, float (&values)[8]) {
-      const std::byte* from =
-          planes + banded_slot(channel) * pair_bytes + (row * Banded::kResultPitch + col) * 4;
+      const std::byte* from = planes + banded_slot(channel) * pair_bytes + (row * Banded::kResultPitch + col) * 4;
       DELTACONV_UNROLL
       for (int e = 0; e < 8; ++e) {
         values[e] = *reinterpret_cast<const float*>(from + banded_slot(e) * pair_bytes);
@@ -92,8 +91,7 @@ struct PyramidForwardBanded {
 };
 
 template <class T>
-void launch_tensor_cores_forward(const LaunchPlan& plan, const ForwardArguments<T>& arguments,
-                                 Stream stream) {
+void launch_tensor_cores_forward(const LaunchPlan& plan, const ForwardArguments<T>& arguments, Stream stream) {
   const Tiling& tiling = plan.stages.at[0].tiling;
   for_each_banded_tile(arguments.problem.sizes.K, [&](auto banded) {
     using Banded = decltype(banded);

@@ -34,8 +34,7 @@ Tensor pyramid_cuda(const Tensor& x, const Tensor& weight, const std::optional<T
   }
   const Tensor result = torch::stable::new_empty(inputs.x, {sizes.B, sizes.H, sizes.W, channels});
   if (inputs.empty()) return result;
-  with_element(plan.type,
-               [&](auto element) { launch_on<decltype(element)>(inputs, plan, dense_residual, result); });
+  with_element(plan.type, [&](auto element) { launch_on<decltype(element)>(inputs, plan, dense_residual, result); });
   return result;
 }
 

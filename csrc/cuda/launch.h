@@ -42,18 +42,16 @@ template <class T>
 void launch_backward_weight(const BackwardPlan& plan, BackwardArguments<T> arguments, Stream stream);
 // Adds up the partial sums of either road.
 template <class T>
-void launch_backward_sums(const BackwardPlan& plan, const BackwardArguments<T>& arguments, T* grad_weight,
-                          T* grad_bias, Stream stream);
+void launch_backward_sums(const BackwardPlan& plan, const BackwardArguments<T>& arguments, T* grad_weight, T* grad_bias,
+                          Stream stream);
 
 // The same parts on tensor cores, for Half and BFloat16.
 template <class T>
 void launch_tensor_cores_gate(const LaunchPlan& plan, BackwardArguments<T> arguments, Stream stream);
 template <class T>
-void launch_tensor_cores_input(const BackwardPlan& plan, const BackwardArguments<T>& arguments,
-                               Stream stream);
+void launch_tensor_cores_input(const BackwardPlan& plan, const BackwardArguments<T>& arguments, Stream stream);
 template <class T>
-void launch_tensor_cores_weight(const BackwardPlan& plan, const BackwardArguments<T>& arguments,
-                                Stream stream);
+void launch_tensor_cores_weight(const BackwardPlan& plan, const BackwardArguments<T>& arguments, Stream stream);
 
 // All of the backward pass; a gradient that is null is not computed. The arguments' stages and offsets come
 // from the plan.

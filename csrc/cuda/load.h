@@ -24,9 +24,8 @@ struct Source {
 };
 
 template <class T>
-DELTACONV_DEVICE Source<T> source_of(const Image<const T>& image, const Sizes& sizes, int64_t index,
-                                     int32_t channel, int32_t pairs, bool vectors, const Axis& rows,
-                                     const Axis& cols) {
+DELTACONV_DEVICE Source<T> source_of(const Image<const T>& image, const Sizes& sizes, int64_t index, int32_t channel,
+                                     int32_t pairs, bool vectors, const Axis& rows, const Axis& cols) {
   const int64_t half = sizes.C / 2;
   const auto channels = static_cast<int32_t>(half - channel < pairs ? half - channel : pairs);
   return {image.data + index * image.batch_stride + channel,
@@ -50,8 +49,7 @@ DELTACONV_DEVICE Source<T> filter_source(const T* weight, const Sizes& sizes, in
 
 // kQuadValues<T> channels at `from`, of which the first `channels` exist.
 template <class T>
-DELTACONV_DEVICE void load_channels(const T* from, int32_t channels, bool vectors,
-                                    float (&values)[kQuadValues<T>]) {
+DELTACONV_DEVICE void load_channels(const T* from, int32_t channels, bool vectors, float (&values)[kQuadValues<T>]) {
   if (vectors && channels > 0) {
     unpack<T>(load16_constant(from), values);
   } else {
@@ -72,8 +70,8 @@ DELTACONV_DEVICE void store_shared(float* to, const float (&values)[kQuadValues<
 // The mean of the pooling window of reduced pixel (row, col), which exists. The loads of 2 x 2 pixels are
 // under way together.
 template <class T>
-DELTACONV_DEVICE void load_pooled(const Source<T>& source, const T* from, int32_t channels, int32_t row,
-                                  int32_t col, float (&mean)[kQuadValues<T>]) {
+DELTACONV_DEVICE void load_pooled(const Source<T>& source, const T* from, int32_t channels, int32_t row, int32_t col,
+                                  float (&mean)[kQuadValues<T>]) {
   constexpr int kWidth = kQuadValues<T>;
   const int32_t top = source.rows.window_start(row), bottom = source.rows.window_end(row);
   const int32_t left = source.cols.window_start(col), right = source.cols.window_end(col);
@@ -106,8 +104,8 @@ DELTACONV_DEVICE void load_pooled(const Source<T>& source, const T* from, int32_
 
 // kQuadValues<T> channels of reduced pixel (row, col): pooled, zero outside the grid.
 template <class T>
-DELTACONV_DEVICE void load_pixel(const Source<T>& source, const T* from, int32_t channels, int32_t row,
-                                 int32_t col, float (&values)[kQuadValues<T>]) {
+DELTACONV_DEVICE void load_pixel(const Source<T>& source, const T* from, int32_t channels, int32_t row, int32_t col,
+                                 float (&values)[kQuadValues<T>]) {
   if (row < 0 || row >= source.rows.reduced || col < 0 || col >= source.cols.reduced) {
     DELTACONV_UNROLL
     for (float& value : values) value = 0.0f;
@@ -122,11 +120,7 @@ DELTACONV_DEVICE void load_pixel(const Source<T>& source, const T* from, int32_t
 class PixelWalk {
  public:
   DELTACONV_DEVICE PixelWalk(int32_t first, int32_t step, int32_t cols)
-      : row_(first / cols),
-        col_(first % cols),
-        step_rows_(step / cols),
-        step_cols_(step % cols),
-        cols_(cols) {}
+      : row_(first / cols), col_(first % cols), step_rows_(step / cols), step_cols_(step % cols), cols_(cols) {}
   DELTACONV_DEVICE void advance() {
     row_ += step_rows_;
     col_ += step_cols_;

@@ -74,8 +74,7 @@ struct Rectangle {
 // The pixels that a tile's upsampled results cover: those of the cells it owns.
 DELTACONV_DEVICE Rectangle owned_pixels(const Stage& stage, const Tile& tile) {
   const Tiling& tiling = stage.tiling;
-  const bool last_row = tile.index_row + 1 == tiling.count_rows,
-             last_col = tile.index_col + 1 == tiling.count_cols;
+  const bool last_row = tile.index_row + 1 == tiling.count_rows, last_col = tile.index_col + 1 == tiling.count_cols;
   return {tile.index_row == 0 ? 0 : stage.rows.cell_start(tile.row),
           last_row ? stage.rows.size : stage.rows.cell_start(tile.row + tiling.step_rows),
           tile.index_col == 0 ? 0 : stage.cols.cell_start(tile.col),
@@ -99,8 +98,7 @@ DELTACONV_DEVICE void for_each_of(const Visit& visit) {
 
 // The tile itself, of a stage at full resolution.
 template <int kRows, int kCols, int kPairs, class T, class Gated>
-DELTACONV_DEVICE void store_tile(const Sink<T>& sink, const Stage& stage, const Tile& tile,
-                                 const Gated& gated) {
+DELTACONV_DEVICE void store_tile(const Sink<T>& sink, const Stage& stage, const Tile& tile, const Gated& gated) {
   constexpr int kVector = Sink<T>::kVector, kVectors = kPairs / kVector, kTogether = 4;
   constexpr int kItems = kRows * kCols * kVectors;
   const int32_t rows = stage.rows.reduced - tile.row, cols = stage.cols.reduced - tile.col;
@@ -124,8 +122,8 @@ DELTACONV_DEVICE void store_tile(const Sink<T>& sink, const Stage& stage, const 
 // One column of pixels, kVector channels: two rows of the grid, interpolated along the columns, stay in
 // registers.
 template <class T, class Gated>
-DELTACONV_DEVICE void store_upsampled_column(const Sink<T>& sink, const Stage& stage, const Tile& tile,
-                                             int32_t x, Span rows, int32_t channel, const Gated& gated) {
+DELTACONV_DEVICE void store_upsampled_column(const Sink<T>& sink, const Stage& stage, const Tile& tile, int32_t x,
+                                             Span rows, int32_t channel, const Gated& gated) {
   constexpr int kVector = Sink<T>::kVector, kTogether = 4;
   const UpsampleWalk across(stage.cols, x);
   const int32_t left = clamp(across.cell(), 0, stage.cols.reduced - 1) - tile.col;
@@ -168,8 +166,7 @@ DELTACONV_DEVICE void store_upsampled_column(const Sink<T>& sink, const Stage& s
 
 // The pixels of the cells that a tile of a reduced stage owns.
 template <int kPairs, class T, class Gated>
-DELTACONV_DEVICE void store_upsampled(const Sink<T>& sink, const Stage& stage, const Tile& tile,
-                                      const Gated& gated) {
+DELTACONV_DEVICE void store_upsampled(const Sink<T>& sink, const Stage& stage, const Tile& tile, const Gated& gated) {
   const Rectangle pixels = owned_pixels(stage, tile);
   const int32_t rows = pixels.bottom - pixels.top, cols = pixels.right - pixels.left;
   constexpr int kVectors = kPairs / Sink<T>::kVector;
@@ -181,8 +178,7 @@ DELTACONV_DEVICE void store_upsampled(const Sink<T>& sink, const Stage& stage, c
     const int32_t channel = i % kVectors * Sink<T>::kVector, x = pixels.left + i / kVectors % cols;
     const Span run = share(rows, i / columns, runs);
     if (channel >= sink.channels || run.begin == run.end) continue;
-    store_upsampled_column(sink, stage, tile, x, Span{pixels.top + run.begin, pixels.top + run.end}, channel,
-                           gated);
+    store_upsampled_column(sink, stage, tile, x, Span{pixels.top + run.begin, pixels.top + run.end}, channel, gated);
   }
 }
 

@@ -22,16 +22,14 @@ int32_t max_threads(const DeviceProperties& device) {
 Road choose_road(const PlanProblem& problem, const DeviceProperties& device) {
   constexpr int64_t kSmallestBand = 7;
   if (problem.road) return *problem.road;
-  return problem.sizes.K >= kSmallestBand && tensor_cores_take(problem, device) ? Road::kTensorCores
-                                                                                : Road::kCudaCores;
+  return problem.sizes.K >= kSmallestBand && tensor_cores_take(problem, device) ? Road::kTensorCores : Road::kCudaCores;
 }
 
 }  // namespace
 
 void check_grid(const Grid& grid) {
   if (grid.blocks > std::numeric_limits<int32_t>::max()) {
-    throw std::runtime_error("x: needs " + std::to_string(grid.blocks) +
-                             " thread blocks, more than a CUDA grid holds");
+    throw std::runtime_error("x: needs " + std::to_string(grid.blocks) + " thread blocks, more than a CUDA grid holds");
   }
 }
 
@@ -54,8 +52,7 @@ std::vector<LaunchPlan> forward_plan(const PlanProblem& problem, const DevicePro
 Stage untiled_stage(const PlanProblem& problem, int32_t index) {
   const auto axis = [&](int64_t size) {
     const int64_t factor = problem.factors[index];
-    return Axis{static_cast<int32_t>(size), static_cast<int32_t>(size / factor),
-                static_cast<int32_t>(factor)};
+    return Axis{static_cast<int32_t>(size), static_cast<int32_t>(size / factor), static_cast<int32_t>(factor)};
   };
   return {index, axis(problem.sizes.H), axis(problem.sizes.W), {}};
 }
@@ -99,8 +96,7 @@ int64_t order_blocks(Stages& stages, const Sizes& sizes, int32_t pairs) {
   return blocks;
 }
 
-int64_t resident_blocks(const DeviceProperties& device, int32_t threads, int64_t shared_bytes,
-                        int32_t registers) {
+int64_t resident_blocks(const DeviceProperties& device, int32_t threads, int64_t shared_bytes, int32_t registers) {
   const int64_t by_shared = device.shared_per_multiprocessor / (shared_bytes + kReservedShared);
   const int64_t by_threads = max_threads(device) / threads;
   const int64_t by_registers = kRegisters / (threads * registers);
@@ -127,9 +123,9 @@ void describe(std::ostream& text, const Stages& stages) {
   for (int32_t s = 0; s < stages.count; ++s) {
     const Stage& stage = stages.at[s];
     const Tiling& tiling = stage.tiling;
-    text << "  stage " << stage.index << ", factor " << stage.rows.factor << ": " << stage.rows.reduced
-         << " x " << stage.cols.reduced << " in " << tiling.count_rows << " x " << tiling.count_cols
-         << " tiles of " << tiling.rows << " x " << tiling.cols;
+    text << "  stage " << stage.index << ", factor " << stage.rows.factor << ": " << stage.rows.reduced << " x "
+         << stage.cols.reduced << " in " << tiling.count_rows << " x " << tiling.count_cols << " tiles of "
+         << tiling.rows << " x " << tiling.cols;
     if (tiling.band_rows > 0) text << ", " << tiling.band_rows << " input rows at a time";
     text << "\n";
   }
@@ -139,8 +135,7 @@ void describe(std::ostream& text, const LaunchPlan& launch) {
   text << name_of(launch.road);
   describe(text, launch.grid);
   text << ", " << launch.pairs << " channel pairs a block";
-  if (launch.estimated_cycles > 0)
-    text << ", about " << static_cast<int64_t>(launch.estimated_cycles) << " cycles";
+  if (launch.estimated_cycles > 0) text << ", about " << static_cast<int64_t>(launch.estimated_cycles) << " cycles";
   text << "\n";
   describe(text, launch.stages);
 }

@@ -79,8 +79,8 @@ std::vector<LaunchPlan> forward_plan(const PlanProblem& problem, const DevicePro
 
 // Whether the tensor cores' kernels can take this problem, and the plan of one launch; plan_tensor_cores.cpp.
 bool tensor_cores_take(const PlanProblem& problem, const DeviceProperties& device);
-LaunchPlan tensor_cores_forward(const PlanProblem& problem, const DeviceProperties& device,
-                                int32_t first_stage, int32_t count);
+LaunchPlan tensor_cores_forward(const PlanProblem& problem, const DeviceProperties& device, int32_t first_stage,
+                                int32_t count);
 
 // What an adjoint convolution writes: bytes of a result, which `added` float32 values are added to.
 struct AdjointResults {
@@ -92,8 +92,7 @@ struct AdjointResults {
 std::optional<LaunchPlan> tensor_cores_gate(const PlanProblem& problem, const DeviceProperties& device,
                                             const std::vector<Stage>& stages);
 std::optional<LaunchPlan> tensor_cores_adjoint(const PlanProblem& problem, const DeviceProperties& device,
-                                               const std::vector<Stage>& stages,
-                                               const AdjointResults& results);
+                                               const std::vector<Stage>& stages, const AdjointResults& results);
 
 // The weight gradient's launch on tensor cores. None where no tile fits; plan_weight_banded.cpp.
 std::optional<WeightPlan> tensor_cores_weight(const PlanProblem& problem, const DeviceProperties& device);
@@ -115,8 +114,7 @@ int64_t order_blocks(Stages& stages, const Sizes& sizes, int32_t pairs);
 
 // Of blocks of `threads` threads and `shared_bytes`, how many run on a multiprocessor at once, if a thread
 // takes `registers`.
-int64_t resident_blocks(const DeviceProperties& device, int32_t threads, int64_t shared_bytes,
-                        int32_t registers);
+int64_t resident_blocks(const DeviceProperties& device, int32_t threads, int64_t shared_bytes, int32_t registers);
 
 // Throws where a CUDA grid cannot be that large.
 void check_grid(const Grid& grid);

@@ -58,8 +58,8 @@ WeightPlan weight_plan(const PlanProblem& problem, const DeviceProperties& devic
   const int64_t wanted = std::clamp<int64_t>(kBlocksWanted / (channel_blocks * chunks), 1, kMaxPartitions);
   plan.partitions = static_cast<int32_t>(std::min(wanted, most_tiles));
   for (int32_t s = 0; s < plan.stages.count; ++s) {
-    plan.stage_partitions[s] = static_cast<int32_t>(
-        std::min<int64_t>(plan.stages.at[s].tiling.count() * problem.sizes.B, plan.partitions));
+    plan.stage_partitions[s] =
+        static_cast<int32_t>(std::min<int64_t>(plan.stages.at[s].tiling.count() * problem.sizes.B, plan.partitions));
   }
   plan.grid = {plan.stages.count * plan.partitions * chunks * channel_blocks,
                plan.tasks_per_block * plan.slices * kWarp, floats * 4};
@@ -104,8 +104,7 @@ BackwardPlan cuda_cores_plan(const PlanProblem& problem, const DeviceProperties&
                              const std::vector<Stage>& stages) {
   std::vector<Stage> reduced;
   for (const Stage& stage : stages) {
-    if (stage.rows.factor != 1)
-      reduced.push_back(plain_stage(stage.index, stage.rows.reduced, stage.cols.reduced));
+    if (stage.rows.factor != 1) reduced.push_back(plain_stage(stage.index, stage.rows.reduced, stage.cols.reduced));
   }
   // The adjoint convolutions read float32 gradients, whatever the storage type.
   const PlanProblem of_gradients{problem.sizes, problem.factors, ElementType::kFloat32};
@@ -131,8 +130,8 @@ std::optional<BackwardPlan> tensor_cores_plan(const PlanProblem& problem, const 
   }
   const auto gate = tensor_cores_gate(problem, device, stages);
   const auto reduced = tensor_cores_adjoint(problem, device, others, {4, 0});
-  const auto input = tensor_cores_adjoint(problem, device, {whole_stage(problem, direct)},
-                                          {2, static_cast<double>(others.size())});
+  const auto input =
+      tensor_cores_adjoint(problem, device, {whole_stage(problem, direct)}, {2, static_cast<double>(others.size())});
   const auto weight = tensor_cores_weight(problem, device);
   if (!gate || !reduced || !input || !weight) return std::nullopt;
   return BackwardPlan{*gate, *reduced, *input, *weight, {}};
@@ -153,8 +152,7 @@ BackwardPlan backward_plan(const PlanProblem& problem, const DeviceProperties& d
   if (problem.road == Road::kTensorCores && !on_tensor_cores) fail_to_plan(problem, device);
   BackwardPlan plan = on_tensor_cores ? *on_tensor_cores : cuda_cores_plan(problem, device, stages);
   plan.workspace = workspace_of(problem, plan);
-  for (const Grid& grid : {plan.gate.grid, plan.reduced.grid, plan.input.grid, plan.weight.grid})
-    check_grid(grid);
+  for (const Grid& grid : {plan.gate.grid, plan.reduced.grid, plan.input.grid, plan.weight.grid}) check_grid(grid);
   return plan;
 }
 

@@ -25,8 +25,7 @@ double window_values(const Stage& stage, double K) {
 
 template <class Banded>
 double result_values(const Stage& stage) {
-  return static_cast<double>(std::min(Banded::kRows, stage.rows.reduced)) *
-         std::min(Banded::kCols, stage.cols.reduced);
+  return static_cast<double>(std::min(Banded::kRows, stage.rows.reduced)) * std::min(Banded::kCols, stage.cols.reduced);
 }
 
 // Of the launch through the gate: it reads x as the forward does, then the result's gradient, of reduced
@@ -38,8 +37,8 @@ BlockCost gate_cost(const PlanProblem& problem, const Stage& stage) {
   const double results = result_values<Banded>(stage);
   const double gradients = results * (stage.rows.factor == 1 ? 1.0 : 4 * window) / 2;
   return {convolution_cycles<Banded>(K, channels),
-          channels * 2 * (window_values<Banded>(stage, K) * window + K * K + gradients),
-          channels * 2 * 2 * results, true};
+          channels * 2 * (window_values<Banded>(stage, K) * window + K * K + gradients), channels * 2 * 2 * results,
+          true};
 }
 
 // Of a flipped convolution.
@@ -49,14 +48,13 @@ BlockCost adjoint_cost(const PlanProblem& problem, const Stage& stage, const Adj
   const bool convolves = stage.index >= 0;
   const double read = convolves ? 2 * (window_values<Banded>(stage, K) + K * K) : 0;
   return {convolves ? convolution_cycles<Banded>(K, kAdjointChannels) : 0,
-          kAdjointChannels * (read + 4 * results.added * values), kAdjointChannels * results.bytes * values,
-          false};
+          kAdjointChannels * (read + 4 * results.added * values), kAdjointChannels * results.bytes * values, false};
 }
 
 // The launch of these stages in tiles of Banded; its cost is still to be estimated.
 template <class Banded>
-LaunchPlan cut_launch(const PlanProblem& problem, const std::vector<Stage>& stages, int32_t pairs,
-                      int32_t threads, int64_t shared_bytes) {
+LaunchPlan cut_launch(const PlanProblem& problem, const std::vector<Stage>& stages, int32_t pairs, int32_t threads,
+                      int64_t shared_bytes) {
   LaunchPlan plan{Road::kTensorCores, {0, threads, shared_bytes}, pairs, {0, {}}, 0};
   for (Stage stage : stages) {
     stage.tiling = tile_stage(stage.rows, stage.cols, Banded::kRows, Banded::kCols, false);
@@ -67,8 +65,7 @@ LaunchPlan cut_launch(const PlanProblem& problem, const std::vector<Stage>& stag
 }
 
 template <class CostOf>
-void estimate(const PlanProblem& problem, const DeviceProperties& device, LaunchPlan& plan,
-              const CostOf& cost_of) {
+void estimate(const PlanProblem& problem, const DeviceProperties& device, LaunchPlan& plan, const CostOf& cost_of) {
   if (plan.grid.blocks > 0) {
     plan.estimated_cycles = launch_cycles(problem, device, plan, kBandedRegisters, cost_of);
   }
@@ -86,8 +83,7 @@ std::optional<LaunchPlan> tensor_cores_gate(const PlanProblem& problem, const De
   const auto K = static_cast<int>(problem.sizes.K);
   for_each_banded_tile(K, [&](auto banded) {
     using Banded = decltype(banded);
-    const int64_t bytes =
-        Banded::shared_bytes(K) + int64_t{sizeof(UpsampledSpan)} * (Banded::kRows + Banded::kCols);
+    const int64_t bytes = Banded::shared_bytes(K) + int64_t{sizeof(UpsampledSpan)} * (Banded::kRows + Banded::kCols);
     if (bytes > device.shared_per_block) return;
     auto plan = cut_launch<Banded>(problem, stages, kBandedPairs, kBandedThreads, bytes);
     estimate(problem, device, plan, [&](const Stage& stage) { return gate_cost<Banded>(problem, stage); });
@@ -97,8 +93,7 @@ std::optional<LaunchPlan> tensor_cores_gate(const PlanProblem& problem, const De
 }
 
 std::optional<LaunchPlan> tensor_cores_adjoint(const PlanProblem& problem, const DeviceProperties& device,
-                                               const std::vector<Stage>& stages,
-                                               const AdjointResults& results) {
+                                               const std::vector<Stage>& stages, const AdjointResults& results) {
   std::optional<LaunchPlan> best;
   const auto K = static_cast<int>(problem.sizes.K);
   for_each_banded_tile(K, [&](auto banded) {

@@ -25,8 +25,7 @@ double projection_cycles(const ProjectionPlan& plan, const DeviceProperties& dev
   const double accesses = kBlocks16 * kWarps * (Tile::kWarpRows + Tile::kWarpCols) / 16.0 * 4;
   const double step_bytes = 2.0 * kProductDepth * (Tile::kRows + Tile::kCols);
   const double result_bytes = 2.0 * 2 * Tile::kRows * Tile::kCols;  // written, and a residual read
-  const double share = static_cast<double>(plan.grid.blocks) / device.multiprocessors,
-               most = std::ceil(share);
+  const double share = static_cast<double>(plan.grid.blocks) / device.multiprocessors, most = std::ceil(share);
   const auto resident =
       static_cast<double>(resident_blocks(device, plan.grid.threads, plan.grid.shared_bytes, kRegisters));
   const double under_way = std::min(resident, most) * step_bytes * (Tile::kSteps - 1);
@@ -38,14 +37,12 @@ double projection_cycles(const ProjectionPlan& plan, const DeviceProperties& dev
   return most * std::max(compute, traffic) + std::ceil(most / resident) * 2 * kMemoryLatency;
 }
 
-ProjectionPlan projection_plan(const Sizes& sizes, int64_t depth, int64_t cols,
-                               const DeviceProperties& device) {
+ProjectionPlan projection_plan(const Sizes& sizes, int64_t depth, int64_t cols, const DeviceProperties& device) {
   std::optional<ProjectionPlan> best;
   for_each_product_tile([&](auto tile) {
     using Tile = decltype(tile);
     if (Tile::kSharedBytes > device.shared_per_block) return;
-    const int64_t row_tiles = divide_up(sizes.H * sizes.W, Tile::kRows),
-                  col_tiles = divide_up(cols, Tile::kCols);
+    const int64_t row_tiles = divide_up(sizes.H * sizes.W, Tile::kRows), col_tiles = divide_up(cols, Tile::kCols);
     ProjectionPlan plan{{sizes.B * row_tiles * col_tiles, Tile::kThreads, Tile::kSharedBytes},
                         Tile::kRows,
                         Tile::kCols,
@@ -83,18 +80,17 @@ namespace {
 
 void describe(std::ostream& text, const char* name, const ProjectionPlan& plan) {
   text << "block, " << name << ", " << plan.depth << " to " << plan.cols
-       << " channels, tensor cores: " << plan.grid.blocks << " blocks of " << plan.grid.threads
-       << " threads, " << plan.grid.shared_bytes << " bytes of shared memory, tiles of " << plan.tile_rows
-       << " pixels x " << plan.tile_cols << " channels, about " << static_cast<int64_t>(plan.estimated_cycles)
-       << " cycles\n";
+       << " channels, tensor cores: " << plan.grid.blocks << " blocks of " << plan.grid.threads << " threads, "
+       << plan.grid.shared_bytes << " bytes of shared memory, tiles of " << plan.tile_rows << " pixels x "
+       << plan.tile_cols << " channels, about " << static_cast<int64_t>(plan.estimated_cycles) << " cycles\n";
 }
 
 }  // namespace
 
 std::string explain(const BlockPlan& plan) {
   std::ostringstream text;
-  text << "block at inference: " << plan.launches() << " launches, workspace "
-       << 4 * (plan.sums + plan.shifts) << " bytes\n";
+  text << "block at inference: " << plan.launches() << " launches, workspace " << 4 * (plan.sums + plan.shifts)
+       << " bytes\n";
   describe(text, "in-projection and sums of x", plan.in);
   text << explain(plan.pyramid);
   text << "block, pooled average, CUDA cores: " << plan.shift.blocks << " blocks of " << plan.shift.threads

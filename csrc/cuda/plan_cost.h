@@ -34,8 +34,8 @@ double launch_cycles(const PlanProblem& problem, const DeviceProperties& device,
   const double at_once = std::min(static_cast<double>(resident), std::ceil(share));
   const double threads = at_once * plan.grid.threads;
   const double unfilled = std::max(1.0, kWarpsThatFill * kWarp / threads);
-  const double bandwidth = std::min(
-      {kBytesPerCycle / std::min(share, 1.0), kMostBytesPerCycle, threads * kBytesUnderWay / kMemoryLatency});
+  const double bandwidth =
+      std::min({kBytesPerCycle / std::min(share, 1.0), kMostBytesPerCycle, threads * kBytesUnderWay / kMemoryLatency});
   double cycles = 0;
   for (int32_t s = 0; s < plan.stages.count; ++s) {
     const Stage& stage = plan.stages.at[s];

@@ -34,25 +34,22 @@ Cost stage_cost(const PlanProblem& problem, const Stage& stage) {
   constexpr double kSharedReadsPerFma = 0.22, kLoadInstructions = 12;
   constexpr double kSchedulers = 4, kBytesPerCycle = 32, kMemoryLatency = 900;
   const Tiling& tiling = stage.tiling;
-  const double element = problem.type == ElementType::kFloat32 ? 4 : 2,
-               K = static_cast<double>(problem.sizes.K);
+  const double element = problem.type == ElementType::kFloat32 ? 4 : 2, K = static_cast<double>(problem.sizes.K);
   const double window = static_cast<double>(stage.rows.factor) * stage.cols.factor;
   const double bytes = ((tiling.rows + K - 1) * (tiling.cols + K - 1) * window + K * K) * kLanes * element;
   const double warps = tiling.rows / kTileH * (tiling.cols / kTileW);
   const double multiplies = warps * kTileH * kTileW * K * K;
   const double bands = std::ceil((tiling.rows + K - 1) / tiling.band_rows);
   const auto blocks = static_cast<double>(blocks_of(problem, stage));
-  return {
-      blocks * (multiplies * (1 + kSharedReadsPerFma) + bytes / 16 / kWarp * kLoadInstructions) / kSchedulers,
-      blocks * bytes / kBytesPerCycle, blocks * kMemoryLatency * (1 + bands)};
+  return {blocks * (multiplies * (1 + kSharedReadsPerFma) + bytes / 16 / kWarp * kLoadInstructions) / kSchedulers,
+          blocks * bytes / kBytesPerCycle, blocks * kMemoryLatency * (1 + bands)};
 }
 
 // A multiprocessor's time for its share of the launch.
 double launch_cycles(const PlanProblem& problem, const DeviceProperties& device, const LaunchPlan& plan) {
   constexpr double kWarpsThatFillIssue = 8;
   const int32_t threads = plan.grid.threads;
-  const double resident =
-      static_cast<double>(resident_blocks(device, threads, plan.grid.shared_bytes, kMaxRegisters));
+  const double resident = static_cast<double>(resident_blocks(device, threads, plan.grid.shared_bytes, kMaxRegisters));
   int64_t blocks = 0;  // of the grid's, those that have something to do
   for (int32_t s = 0; s < plan.stages.count; ++s) blocks += blocks_of(problem, plan.stages.at[s]);
   const double share = static_cast<double>(blocks) / device.multiprocessors;
@@ -69,8 +66,8 @@ double launch_cycles(const PlanProblem& problem, const DeviceProperties& device,
 
 // The stage cut for blocks of `warps` warps, the way that costs least; none where no way fits into shared
 // memory.
-std::optional<Stage> cut_stage(const PlanProblem& problem, const DeviceProperties& device, Stage stage,
-                               int32_t warps, int32_t band_rows, bool upsampled) {
+std::optional<Stage> cut_stage(const PlanProblem& problem, const DeviceProperties& device, Stage stage, int32_t warps,
+                               int32_t band_rows, bool upsampled) {
   const auto K = static_cast<int32_t>(problem.sizes.K);
   std::optional<Stage> best;
   double least = std::numeric_limits<double>::infinity();

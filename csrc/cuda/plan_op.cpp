@@ -6,8 +6,7 @@
 namespace deltaconv::cuda {
 namespace {
 
-PlanProblem pyramid_problem(const std::vector<int64_t>& sizes, std::vector<int64_t> factors,
-                            int64_t element) {
+PlanProblem pyramid_problem(const std::vector<int64_t>& sizes, std::vector<int64_t> factors, int64_t element) {
   STD_TORCH_CHECK(element >= 0 && element <= 2, "element: expected 0 to 2, got ", element);
   const auto stages = static_cast<int64_t>(factors.size());
   return {{sizes[0], sizes[1], sizes[2], sizes[3], stages, sizes[4]},
@@ -33,8 +32,7 @@ std::string cuda_plan(std::vector<int64_t> sizes, std::vector<int64_t> factors, 
 // The same of a whole block at inference. sizes: B, H, W, inter, K, dim.
 std::string cuda_block_plan(std::vector<int64_t> sizes, std::vector<int64_t> factors, int64_t element,
                             std::vector<int64_t> gpu) {
-  STD_TORCH_CHECK(sizes.size() == 6, "sizes: expected B, H, W, inter, K, dim, got ", sizes.size(),
-                  " numbers");
+  STD_TORCH_CHECK(sizes.size() == 6, "sizes: expected B, H, W, inter, K, dim, got ", sizes.size(), " numbers");
   return explain(block_plan({pyramid_problem(sizes, std::move(factors), element), sizes[5]}, device_of(gpu)));
 }
 

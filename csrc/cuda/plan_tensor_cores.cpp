@@ -20,13 +20,12 @@ BlockCost block_cost(const PlanProblem& problem, const Stage& stage, int32_t thr
   const double cols = std::min(Banded::kCols + K - 1, static_cast<double>(stage.cols.reduced));
   const double written = Banded::kRows * Banded::kCols * window / 2;
   return {channels * std::max(products * kProductCycles, accesses * kSharedCycles),
-          channels * 2 * (rows * cols * window + K * K), channels * 2 * written,
-          threads == kBandedPairs * kWarp};
+          channels * 2 * (rows * cols * window + K * K), channels * 2 * written, threads == kBandedPairs * kWarp};
 }
 
 template <class Banded>
-LaunchPlan candidate(const PlanProblem& problem, const DeviceProperties& device, int32_t first_stage,
-                     int32_t count, int32_t threads) {
+LaunchPlan candidate(const PlanProblem& problem, const DeviceProperties& device, int32_t first_stage, int32_t count,
+                     int32_t threads) {
   LaunchPlan plan{Road::kTensorCores, {0, threads, 0}, kBandedPairs, {count, {}}, 0};
   const std::vector<Stage> stages = stages_of(problem, first_stage, count);
   for (int32_t s = 0; s < count; ++s) {
@@ -60,8 +59,8 @@ bool tensor_cores_take(const PlanProblem& problem, const DeviceProperties& devic
   return takes;
 }
 
-LaunchPlan tensor_cores_forward(const PlanProblem& problem, const DeviceProperties& device,
-                                int32_t first_stage, int32_t count) {
+LaunchPlan tensor_cores_forward(const PlanProblem& problem, const DeviceProperties& device, int32_t first_stage,
+                                int32_t count) {
   std::optional<LaunchPlan> best;
   for_each_fitting_tile(problem, device, [&](auto banded) {
     for (const int32_t threads : {256, kBandedThreads}) {

@@ -37,8 +37,8 @@ double tile_cycles(double K) {
   const double bytes = 16 * ((Band::kRows + K - 1) * Band::kLoads + Band::kRows * (Band::kBlocks + 1.0));
   const double operands = 2 * Band::kLoads * (K + turns) + 8 * Band::kBlocks;
   const double diagonals = 2.5 * Band::kBand * K;
-  return std::max({products * kProductCycles, (operands + bytes / 128 + diagonals) * kSharedCycles,
-                   bytes / kBytesPerCycle});
+  return std::max(
+      {products * kProductCycles, (operands + bytes / 128 + diagonals) * kSharedCycles, bytes / kBytesPerCycle});
 }
 
 struct Candidate {

@@ -15,15 +15,13 @@ struct Windows {
 DELTACONV_DEVICE Windows windows_of(const Axis& axis, int32_t pixel) {
   const int32_t last = axis.last_window(pixel);
   const bool two = last > 0 && axis.window_end(last - 1) > pixel;
-  const auto weight = [&](int32_t i) {
-    return 1.0f / static_cast<float>(axis.window_end(i) - axis.window_start(i));
-  };
+  const auto weight = [&](int32_t i) { return 1.0f / static_cast<float>(axis.window_end(i) - axis.window_start(i)); };
   return {last, weight(last), two ? weight(last - 1) : 0.0f};
 }
 
 // Adds what 8 channels of pixel (y, x) get of the stage's plane, of which `channels` exist.
-DELTACONV_DEVICE void add_pooled(const Plane& plane, const Stage& stage, int32_t y, int32_t x,
-                                 int32_t channel, int64_t channels, bool vectors, float (&values)[8]) {
+DELTACONV_DEVICE void add_pooled(const Plane& plane, const Stage& stage, int32_t y, int32_t x, int32_t channel,
+                                 int64_t channels, bool vectors, float (&values)[8]) {
   const Windows down = windows_of(stage.rows, y), across = windows_of(stage.cols, x);
   const int rows = down.weight_before != 0.0f ? 2 : 1, cols = across.weight_before != 0.0f ? 2 : 1;
   for (int i = 0; i < rows; ++i) {

@@ -12,8 +12,7 @@ ElementType check_type(const Tensor& x) {
     case ScalarType::Float: return ElementType::kFloat32;
     case ScalarType::Half: return ElementType::kFloat16;
     case ScalarType::BFloat16: return ElementType::kBFloat16;
-    default:
-      STD_TORCH_CHECK(false, "x: expected float32, float16 or bfloat16, got ", toString(x.scalar_type()));
+    default: STD_TORCH_CHECK(false, "x: expected float32, float16 or bfloat16, got ", toString(x.scalar_type()));
   }
 }
 

@@ -17,8 +17,7 @@ Stream current_stream(int32_t device);
 
 template <class T>
 Image<const T> image_of(const Tensor& tensor) {
-  return {static_cast<const T*>(tensor.const_data_ptr()), tensor.stride(0), tensor.stride(1),
-          tensor.stride(2)};
+  return {static_cast<const T*>(tensor.const_data_ptr()), tensor.stride(0), tensor.stride(1), tensor.stride(2)};
 }
 
 // `vectors`: the other tensors of the launch allow 16-byte accesses.

@@ -60,9 +60,8 @@ struct WeightTileAt {
 
 // Rows of a plane on their way to shared memory, kChunks pieces of 16 bytes of each; zeros where it has none.
 template <int kChunks, class T>
-DELTACONV_DEVICE void copy_rows(const GradientGrid& grid, const T* plane, int32_t first_row,
-                                int32_t first_chunk, int32_t begin, int32_t end, int pitch,
-                                int rows_of_parity, T* to) {
+DELTACONV_DEVICE void copy_rows(const GradientGrid& grid, const T* plane, int32_t first_row, int32_t first_chunk,
+                                int32_t begin, int32_t end, int pitch, int rows_of_parity, T* to) {
   constexpr int kLanesOfRow = kChunks <= 4 ? 4 : 8;
   static_assert(kChunks <= 8);
   const int32_t chunk = fresh_lane_index() % kLanesOfRow, at = first_chunk + chunk;
@@ -88,8 +87,8 @@ DELTACONV_DEVICE void copy_tile(const ChannelPlanes<T>& planes, const WeightTile
   for (int i = 0; i < 2; ++i) {
     const bool exists = i == 0 || at.exists;
     const int64_t image = (exists ? at.image[i] : 0) * planes.image_elements;
-    copy_rows<Band::kBlocks + 1>(grid, planes.grads + image, exists ? at.row[i] : grid.rows, at.col / 8,
-                                 i * kHalfRows, (i + 1) * kHalfRows, Band::kGradPitch, kHalfRows, grads);
+    copy_rows<Band::kBlocks + 1>(grid, planes.grads + image, exists ? at.row[i] : grid.rows, at.col / 8, i * kHalfRows,
+                                 (i + 1) * kHalfRows, Band::kGradPitch, kHalfRows, grads);
     if (i == 1 && at.joined) continue;
     const int rows = at.joined ? joined_input_rows(K) : half_input_rows(K);
     copy_rows<Band::kLoads>(grid, planes.inputs + image, at.row[i] - K / 2, chunk, i * rows, (i + 1) * rows,

@@ -29,8 +29,7 @@ struct WeightSums {
     for (int b = 0; b < Band::kBand && h < kRows; ++b) {
       DELTACONV_UNROLL
       for (int e = 0; e < 2; ++e) {
-        values.of[b][e] =
-            b / 2 < kWhole ? whole[h][b / 2].values[b % 2 * 2 + e] : last[h / 2].values[h % 2 * 2 + e];
+        values.of[b][e] = b / 2 < kWhole ? whole[h][b / 2].values[b % 2 * 2 + e] : last[h / 2].values[h % 2 * 2 + e];
       }
     }
     return values;
@@ -82,8 +81,7 @@ class WeightTile {
 
   // Adds what kernel rows first_row … first_row + kRows - 1 get.
   template <int kRows>
-  DELTACONV_DEVICE void add_to(WeightSums<Band, kRows>& sums, const GradFragments<Band>& grads,
-                               int first_row) const {
+  DELTACONV_DEVICE void add_to(WeightSums<Band, kRows>& sums, const GradFragments<Band>& grads, int first_row) const {
     const T* rows[2] = {input_row(first_row), input_row(first_row + 1)};  // the first of each parity
     const int of_two = fresh_lane_index() / 8 % 2 * 8 + fresh_lane_index() / 16 * half_;
     const int of_one = fresh_lane_index() / 8 % 2 * half_;
@@ -132,8 +130,7 @@ class WeightTile {
 
   static DELTACONV_DEVICE void multiply(Accumulator& sum, const BlockA& upper, const BlockA& lower,
                                         const uint32_t (&grads)[2]) {
-    multiply_add<T>(sum, {{upper.words[0], lower.words[0]}}, {{upper.words[1], lower.words[1]}}, grads[0],
-                    grads[1]);
+    multiply_add<T>(sum, {{upper.words[0], lower.words[0]}}, {{upper.words[1], lower.words[1]}}, grads[0], grads[1]);
   }
 
   int rows_of_parity_, half_;

@@ -57,8 +57,8 @@ DELTACONV_DEVICE Quad pack(const float (&values)[kQuadValues<T>]) {
     if constexpr (sizeof(T) == 4) {
       quad.words[i] = float_to_bits(values[i]);
     } else {
-      quad.words[i] =
-          uint32_t(from_float<T>(values[2 * i]).bits) | uint32_t(from_float<T>(values[2 * i + 1]).bits) << 16;
+      quad.words[i] = uint32_t(from_float<T>(values[2 * i]).bits) | uint32_t(from_float<T>(values[2 * i + 1]).bits)
+                                                                        << 16;
     }
   }
   return quad;

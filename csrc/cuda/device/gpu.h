@@ -65,8 +65,7 @@ DELTACONV_DEVICE void store16(void* to, const Quad& quad) {
 DELTACONV_DEVICE void copy16_async(void* to_shared, const void* from_global, bool valid) {
   const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(to_shared));
   const int bytes = valid ? 16 : 0;  // the other bytes of the 16 are zero-filled
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from_global), "r"(bytes)
-               : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from_global), "r"(bytes) : "memory");
 }
 DELTACONV_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kPending>
@@ -118,13 +117,11 @@ void allow_shared_memory() {
   const uint64_t bit = device < 64 ? uint64_t{1} << device : 0;
   if (allowed.load(std::memory_order_relaxed) & bit) return;
   const auto entry = pyramid_kernel<Kernel, Arguments>;
-  check_launch(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-               "shared memory");
-  check_launch(cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize, limit),
-               "shared memory");
-  check_launch(cudaFuncSetAttribute(entry, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                    cudaSharedmemCarveoutMaxShared),
-               "shared memory");
+  check_launch(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "shared memory");
+  check_launch(cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize, limit), "shared memory");
+  check_launch(
+      cudaFuncSetAttribute(entry, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
+      "shared memory");
   allowed.fetch_or(bit, std::memory_order_relaxed);
 }
 
@@ -133,8 +130,9 @@ void launch(const Grid& grid, const Arguments& arguments, Stream stream) {
   static_assert(sizeof(Arguments) <= 4096);  // what every driver passes to a kernel
   if (grid.blocks == 0) return;
   allow_shared_memory<Kernel, Arguments>();
-  pyramid_kernel<Kernel><<<static_cast<unsigned>(grid.blocks), grid.threads, grid.shared_bytes,
-                           static_cast<cudaStream_t>(stream)>>>(arguments);
+  pyramid_kernel<Kernel>
+      <<<static_cast<unsigned>(grid.blocks), grid.threads, grid.shared_bytes, static_cast<cudaStream_t>(stream)>>>(
+          arguments);
   check_launch(cudaGetLastError(), "launch");
 }
 

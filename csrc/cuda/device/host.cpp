@@ -101,8 +101,8 @@ void switch_to(Fiber& next) {
     pthread_attr_destroy(&attributes);
     main_bottom = bottom;
   }
-  __sanitizer_start_switch_fiber(previous.finished ? nullptr : &fake_stack,
-                                 next.stack ? next.stack : main_bottom, next.stack ? kStackBytes : main_size);
+  __sanitizer_start_switch_fiber(previous.finished ? nullptr : &fake_stack, next.stack ? next.stack : main_bottom,
+                                 next.stack ? kStackBytes : main_size);
 #endif
 #if defined(DELTACONV_TSAN)
   constexpr unsigned kDoNotSynchronise = 1;
@@ -201,8 +201,7 @@ void run_block(const Grid& grid, int64_t index) {
 }
 
 bool drops_in_this_launch() {
-  return options.dropped_launch < 0 ||
-         options.dropped_launch == static_cast<int64_t>(statistics.barriers.size()) - 1;
+  return options.dropped_launch < 0 || options.dropped_launch == static_cast<int64_t>(statistics.barriers.size()) - 1;
 }
 
 }  // namespace

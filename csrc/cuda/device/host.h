@@ -76,8 +76,8 @@ inline constexpr int kSlotBytes = 256;
 void run_grid(const Grid& grid, void (*entry)(const void*), const void* arguments);
 
 [[noreturn]] inline void fail(const char* what) {
-  std::fprintf(stderr, "deltaconv host build: %s (block %lld, thread %d)\n", what,
-               static_cast<long long>(block.index), thread ? thread->index : -1);
+  std::fprintf(stderr, "deltaconv host build: %s (block %lld, thread %d)\n", what, static_cast<long long>(block.index),
+               thread ? thread->index : -1);
   std::abort();
 }
 

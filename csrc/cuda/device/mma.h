@@ -26,9 +26,7 @@ struct Accumulator {
 
 namespace ptx {
 
-DELTACONV_DEVICE uint32_t shared_address(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
+DELTACONV_DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
 }  // namespace ptx
 
@@ -71,16 +69,14 @@ DELTACONV_DEVICE void load_block_transposed(const void* row, BlockA& block) {
       ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"       \
       : "+f"(c.values[0]), "+f"(c.values[1]), "+f"(c.values[2]), "+f"(c.values[3]) \
       : "r"(left.words[0]), "r"(left.words[1]), "r"(right.words[0]), "r"(right.words[1]), "r"(b0), "r"(b1))
-#define DELTACONV_MMA_K8(TYPE)                                                     \
-  asm("mma.sync.aligned.m16n8k8.row.col.f32." TYPE "." TYPE                        \
-      ".f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"                   \
-      : "+f"(c.values[0]), "+f"(c.values[1]), "+f"(c.values[2]), "+f"(c.values[3]) \
+#define DELTACONV_MMA_K8(TYPE)                                                                                         \
+  asm("mma.sync.aligned.m16n8k8.row.col.f32." TYPE "." TYPE ".f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};" \
+      : "+f"(c.values[0]), "+f"(c.values[1]), "+f"(c.values[2]), "+f"(c.values[3])                                     \
       : "r"(a.words[0]), "r"(a.words[1]), "r"(b0))
 
 // c += [left right] . [b0; b1]
 template <class T>
-DELTACONV_DEVICE void multiply_add(Accumulator& c, const BlockA& left, const BlockA& right, uint32_t b0,
-                                   uint32_t b1) {
+DELTACONV_DEVICE void multiply_add(Accumulator& c, const BlockA& left, const BlockA& right, uint32_t b0, uint32_t b1) {
   if constexpr (std::is_same_v<T, Half>) {
     DELTACONV_MMA_K16("f16");
   } else {

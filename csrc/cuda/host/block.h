@@ -20,13 +20,11 @@ inline void run_block(HostProblem pyramid, int64_t dim, const HostBlockTensors& 
     using T = decltype(element);
     const auto input = [](uintptr_t address) { return reinterpret_cast<const T*>(address); };
     const auto output = [](uintptr_t address) { return reinterpret_cast<T*>(address); };
-    const BlockTensors<T> tensors{
-        input(at.x),           input(at.residual),   input(at.in_weight),
-        input(at.in_bias),     input(at.out_weight), input(at.out_bias),
-        input(at.pool_weight), input(at.pool_bias),  output(at.hidden),
-        output(at.local),      output(at.result),    reinterpret_cast<float*>(at.workspace)};
-    launch_block<T>(block_plan({pyramid.plan, dim}, pyramid.device), tensors, problem_of<T>(pyramid, true),
-                    nullptr);
+    const BlockTensors<T> tensors{input(at.x),           input(at.residual),   input(at.in_weight),
+                                  input(at.in_bias),     input(at.out_weight), input(at.out_bias),
+                                  input(at.pool_weight), input(at.pool_bias),  output(at.hidden),
+                                  output(at.local),      output(at.result),    reinterpret_cast<float*>(at.workspace)};
+    launch_block<T>(block_plan({pyramid.plan, dim}, pyramid.device), tensors, problem_of<T>(pyramid, true), nullptr);
   };
   pyramid.plan.type == ElementType::kFloat16 ? run(Half{}) : run(BFloat16{});
 }

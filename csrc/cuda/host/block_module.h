@@ -17,8 +17,7 @@ inline void bind_block(pybind11::module_& m) {
       .def_readonly("estimated_cycles", &ProjectionPlan::estimated_cycles)
       .def_property_readonly("blocks", [](const ProjectionPlan& plan) { return plan.grid.blocks; })
       .def_property_readonly("threads", [](const ProjectionPlan& plan) { return plan.grid.threads; })
-      .def_property_readonly("shared_bytes",
-                             [](const ProjectionPlan& plan) { return plan.grid.shared_bytes; });
+      .def_property_readonly("shared_bytes", [](const ProjectionPlan& plan) { return plan.grid.shared_bytes; });
 
   py::class_<BlockPlan>(m, "BlockPlan")
       .def_readonly("into", &BlockPlan::in)
@@ -30,11 +29,11 @@ inline void bind_block(pybind11::module_& m) {
       .def_property_readonly("launches", &BlockPlan::launches);
 
   py::class_<HostBlockTensors>(m, "BlockTensors")
-      .def(py::init<uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t,
-                    uintptr_t, uintptr_t, uintptr_t, uintptr_t>(),
+      .def(py::init<uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t,
+                    uintptr_t, uintptr_t, uintptr_t>(),
            py::kw_only(), py::arg("x"), py::arg("residual"), py::arg("in_weight"), py::arg("in_bias"),
-           py::arg("out_weight"), py::arg("out_bias"), py::arg("pool_weight"), py::arg("pool_bias"),
-           py::arg("hidden"), py::arg("local"), py::arg("result"), py::arg("workspace"));
+           py::arg("out_weight"), py::arg("out_bias"), py::arg("pool_weight"), py::arg("pool_bias"), py::arg("hidden"),
+           py::arg("local"), py::arg("result"), py::arg("workspace"));
 
   m.def(
       "block_plan",

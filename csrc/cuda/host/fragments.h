@@ -30,9 +30,7 @@ struct FragmentProduct {
     const auto at = [&](int n) { return (g + n / 2 * 8) * 8 + 2 * q + n % 2; };
     Accumulator sum;
     for (int n = 0; n < 4; ++n) sum.values[n] = p.addend[at(n)];
-    const auto word = [&](int k) {
-      return uint32_t(p.b[k * 8 + g].bits) | uint32_t(p.b[k * 8 + 8 + g].bits) << 16;
-    };
+    const auto word = [&](int k) { return uint32_t(p.b[k * 8 + g].bits) | uint32_t(p.b[k * 8 + 8 + g].bits) << 16; };
     BlockA left, right;
     if (p.columns == 8) {
       load_block(shared + lane % 16 * 8, left);
@@ -54,12 +52,11 @@ inline void multiply_fragments(ElementType type, uintptr_t a, uintptr_t b, uintp
                                int columns, bool transposed) {
   const auto run = [&](auto element) {
     using T = decltype(element);
-    launch<FragmentProduct<T>>(
-        Grid{1, kWarp, 16 * 16 * sizeof(T)},
-        ProductArguments<T>{reinterpret_cast<const T*>(a), reinterpret_cast<const T*>(b),
-                            reinterpret_cast<const float*>(addend), reinterpret_cast<float*>(result), columns,
-                            transposed},
-        nullptr);
+    launch<FragmentProduct<T>>(Grid{1, kWarp, 16 * 16 * sizeof(T)},
+                               ProductArguments<T>{reinterpret_cast<const T*>(a), reinterpret_cast<const T*>(b),
+                                                   reinterpret_cast<const float*>(addend),
+                                                   reinterpret_cast<float*>(result), columns, transposed},
+                               nullptr);
   };
   type == ElementType::kFloat16 ? run(Half{}) : run(BFloat16{});
 }

@@ -35,8 +35,8 @@ PYBIND11_MODULE(deltaconv_cuda_host, m) {
   py::enum_<Road>(m, "Road").value("cuda_cores", Road::kCudaCores).value("tensor_cores", Road::kTensorCores);
 
   py::class_<DeviceProperties>(m, "DeviceProperties")
-      .def(py::init<int32_t, int32_t, int64_t, int64_t>(), py::arg("compute_capability"),
-           py::arg("multiprocessors"), py::arg("shared_per_block"), py::arg("shared_per_multiprocessor"))
+      .def(py::init<int32_t, int32_t, int64_t, int64_t>(), py::arg("compute_capability"), py::arg("multiprocessors"),
+           py::arg("shared_per_block"), py::arg("shared_per_multiprocessor"))
       .def_readonly("shared_per_block", &DeviceProperties::shared_per_block);
 
   py::class_<PlanProblem>(m, "PlanProblem")
@@ -52,13 +52,12 @@ PYBIND11_MODULE(deltaconv_cuda_host, m) {
            py::arg("weight_columns") = std::nullopt, "Sizes are B, H, W, C, S, K.");
 
   py::class_<HostImage>(m, "Image")
-      .def(py::init<uintptr_t, int64_t, int64_t, int64_t>(), py::arg("address") = 0,
-           py::arg("batch_stride") = 0, py::arg("row_stride") = 0, py::arg("col_stride") = 0);
+      .def(py::init<uintptr_t, int64_t, int64_t, int64_t>(), py::arg("address") = 0, py::arg("batch_stride") = 0,
+           py::arg("row_stride") = 0, py::arg("col_stride") = 0);
 
   py::class_<HostProblem>(m, "Problem")
-      .def(py::init<PlanProblem, DeviceProperties, int, double, HostImage, uintptr_t, uintptr_t>(),
-           py::arg("plan"), py::arg("device"), py::arg("gate"), py::arg("gate_scale"), py::arg("x"),
-           py::arg("weight"), py::arg("bias"));
+      .def(py::init<PlanProblem, DeviceProperties, int, double, HostImage, uintptr_t, uintptr_t>(), py::arg("plan"),
+           py::arg("device"), py::arg("gate"), py::arg("gate_scale"), py::arg("x"), py::arg("weight"), py::arg("bias"));
 
   py::class_<Tiling>(m, "Tiling")
       .def_readonly("rows", &Tiling::rows)
@@ -70,8 +69,7 @@ PYBIND11_MODULE(deltaconv_cuda_host, m) {
       .def_readonly("band_rows", &Tiling::band_rows);
 
   py::class_<LaunchPlan>(m, "LaunchPlan")
-      .def_property_readonly("tensor_cores",
-                             [](const LaunchPlan& plan) { return plan.road == Road::kTensorCores; })
+      .def_property_readonly("tensor_cores", [](const LaunchPlan& plan) { return plan.road == Road::kTensorCores; })
       .def_property_readonly("blocks", [](const LaunchPlan& plan) { return plan.grid.blocks; })
       .def_property_readonly("threads", [](const LaunchPlan& plan) { return plan.grid.threads; })
       .def_property_readonly("shared_bytes", [](const LaunchPlan& plan) { return plan.grid.shared_bytes; })
@@ -84,17 +82,14 @@ PYBIND11_MODULE(deltaconv_cuda_host, m) {
       .def_readonly("input", &BackwardPlan::input)
       .def_property_readonly("weight_shared_bytes",
                              [](const BackwardPlan& plan) { return plan.weight.grid.shared_bytes; })
-      .def_property_readonly("weight_threads",
-                             [](const BackwardPlan& plan) { return plan.weight.grid.threads; })
-      .def_property_readonly("weight_tilings",
-                             [](const BackwardPlan& plan) { return tilings_of(plan.weight.stages); })
+      .def_property_readonly("weight_threads", [](const BackwardPlan& plan) { return plan.weight.grid.threads; })
+      .def_property_readonly("weight_tilings", [](const BackwardPlan& plan) { return tilings_of(plan.weight.stages); })
       .def_property_readonly("partitions", [](const BackwardPlan& plan) { return plan.weight.partitions; })
-      .def_property_readonly("workspace_floats",
-                             [](const BackwardPlan& plan) { return plan.workspace.size; });
+      .def_property_readonly("workspace_floats", [](const BackwardPlan& plan) { return plan.workspace.size; });
 
   py::class_<HostGradients>(m, "Gradients")
-      .def(py::init<uintptr_t, uintptr_t, uintptr_t, uintptr_t>(), py::arg("x"), py::arg("weight"),
-           py::arg("bias"), py::arg("workspace"));
+      .def(py::init<uintptr_t, uintptr_t, uintptr_t, uintptr_t>(), py::arg("x"), py::arg("weight"), py::arg("bias"),
+           py::arg("workspace"));
 
   m.def("backward_plan", &backward_plan, py::arg("problem"), py::arg("device"));
   m.def("backward", &run_backward, py::arg("problem"), py::arg("grad"), py::arg("gradients"),
@@ -121,17 +116,13 @@ PYBIND11_MODULE(deltaconv_cuda_host, m) {
       },
       py::arg("plan"), "Stage, image, row, column and first channel of the tile of each block that has one.");
 
-  m.def(
-      "set_block_order", [](bool descending) { host::options.descending = descending; },
-      py::arg("descending"));
-  m.def(
-      "launches", [] { return host::statistics.barriers.size(); },
-      "How many kernels this process has launched.");
+  m.def("set_block_order", [](bool descending) { host::options.descending = descending; }, py::arg("descending"));
+  m.def("launches", [] { return host::statistics.barriers.size(); }, "How many kernels this process has launched.");
 
   bind_block(m);
 
-  m.def("multiply_fragments", &multiply_fragments, py::arg("type"), py::arg("a"), py::arg("b"),
-        py::arg("addend"), py::arg("result"), py::arg("columns"), py::arg("transposed"));
+  m.def("multiply_fragments", &multiply_fragments, py::arg("type"), py::arg("a"), py::arg("b"), py::arg("addend"),
+        py::arg("result"), py::arg("columns"), py::arg("transposed"));
 
   m.def(
       "roundings",

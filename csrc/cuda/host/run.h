@@ -31,16 +31,15 @@ Image<P> image_of(const HostImage& image) {
 template <class T>
 Problem<T> problem_of(const HostProblem& host, bool vectors) {
   const Image<const T> x = image_of<const T>(host.x);
-  return {
-      host.plan.sizes,
-      static_cast<Gate>(host.gate),
-      static_cast<float>(host.gate_scale),
-      vectors && host.plan.sizes.C / 2 % (16 / sizeof(T)) == 0 && host.weight % 16 == 0 && rows_aligned(x),
-      0,
-      {},
-      x,
-      reinterpret_cast<const T*>(host.weight),
-      reinterpret_cast<const T*>(host.bias)};
+  return {host.plan.sizes,
+          static_cast<Gate>(host.gate),
+          static_cast<float>(host.gate_scale),
+          vectors && host.plan.sizes.C / 2 % (16 / sizeof(T)) == 0 && host.weight % 16 == 0 && rows_aligned(x),
+          0,
+          {},
+          x,
+          reinterpret_cast<const T*>(host.weight),
+          reinterpret_cast<const T*>(host.bias)};
 }
 
 template <class Run>
@@ -56,9 +55,9 @@ inline void run_forward(const HostProblem& host, const HostImage& residual, uint
   with_type(host.plan.type, [&](auto element) {
     using T = decltype(element);
     const bool vectors = rows_aligned(image_of<const T>(residual)) && result % 16 == 0;
-    launch_forward<T>(
-        forward_plan(host.plan, host.device),
-        {problem_of<T>(host, vectors), image_of<const T>(residual), reinterpret_cast<T*>(result)}, nullptr);
+    launch_forward<T>(forward_plan(host.plan, host.device),
+                      {problem_of<T>(host, vectors), image_of<const T>(residual), reinterpret_cast<T*>(result)},
+                      nullptr);
   });
 }
 

@@ -41,8 +41,7 @@ bool run(HostProblem problem, bool with_residual) {
   problem.x = dense_image(x.address(), sizes, sizes.C);
   problem.weight = weight.address();
   problem.bias = bias.address();
-  run_forward(problem, with_residual ? dense_image(residual.address(), sizes, width) : HostImage{},
-              result.address());
+  run_forward(problem, with_residual ? dense_image(residual.address(), sizes, width) : HostImage{}, result.address());
   run_backward(problem, dense_image(grad.address(), sizes, width),
                {grad_x.address(), grad_weight.address(), grad_bias.address(), workspace.address()});
   return result.finite() && grad_x.finite() && grad_weight.finite() && grad_bias.finite();
@@ -78,11 +77,9 @@ int main(int count, char** arguments) {
     host::options.dropped_barrier = number(12);
   }
   bool finite = false;
-  with_type(problem.plan.type,
-            [&](auto element) { finite = run<decltype(element)>(problem, number(9) != 0); });
+  with_type(problem.plan.type, [&](auto element) { finite = run<decltype(element)>(problem, number(9) != 0); });
   std::printf("barriers");
-  for (const int64_t barriers : host::statistics.barriers)
-    std::printf(" %lld", static_cast<long long>(barriers));
+  for (const int64_t barriers : host::statistics.barriers) std::printf(" %lld", static_cast<long long>(barriers));
   std::printf("\n");
   if (!finite) std::fprintf(stderr, "a result is not finite\n");
   return finite ? 0 : 1;

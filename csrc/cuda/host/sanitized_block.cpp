@@ -19,15 +19,15 @@ template <class T>
 bool run(HostProblem pyramid, int64_t dim, bool with_residual) {
   const Sizes& sizes = pyramid.plan.sizes;
   const int64_t pixels = sizes.B * sizes.H * sizes.W, inter = sizes.C, local = sizes.S * inter / 2;
-  Buffer<T> x(pixels * dim), residual(pixels * dim), weight(sizes.S * sizes.K * sizes.K * inter),
-      bias(sizes.S * inter), in_weight(inter * dim), in_bias(inter), out_weight(dim * local), out_bias(dim),
-      pool_weight(dim * dim), pool_bias(dim);
+  Buffer<T> x(pixels * dim), residual(pixels * dim), weight(sizes.S * sizes.K * sizes.K * inter), bias(sizes.S * inter),
+      in_weight(inter * dim), in_bias(inter), out_weight(dim * local), out_bias(dim), pool_weight(dim * dim),
+      pool_bias(dim);
   Buffer<T> hidden(pixels * inter), between(pixels * local), result(pixels * dim);
   const BlockPlan plan = block_plan({pyramid.plan, dim}, pyramid.device);
   Buffer<float> workspace(plan.sums + plan.shifts);
   std::mt19937 generator(0);
-  for (Buffer<T>* input : {&x, &residual, &weight, &bias, &in_weight, &in_bias, &out_weight, &out_bias,
-                           &pool_weight, &pool_bias}) {
+  for (Buffer<T>* input :
+       {&x, &residual, &weight, &bias, &in_weight, &in_bias, &out_weight, &out_bias, &pool_weight, &pool_bias}) {
     input->randomise(generator, 0.1f);  // so that no product leaves float16's range
   }
   for (Buffer<T>* output : {&hidden, &between, &result}) output->poison();
@@ -36,8 +36,8 @@ bool run(HostProblem pyramid, int64_t dim, bool with_residual) {
   pyramid.bias = bias.address();
   run_block(pyramid, dim,
             {x.address(), with_residual ? residual.address() : 0, in_weight.address(), in_bias.address(),
-             out_weight.address(), out_bias.address(), pool_weight.address(), pool_bias.address(),
-             hidden.address(), between.address(), result.address(), workspace.address()});
+             out_weight.address(), out_bias.address(), pool_weight.address(), pool_bias.address(), hidden.address(),
+             between.address(), result.address(), workspace.address()});
   return result.finite();
 }
 
@@ -47,8 +47,7 @@ bool run(HostProblem pyramid, int64_t dim, bool with_residual) {
 int main(int count, char** arguments) {
   using namespace deltaconv::cuda;
   if (count != 11 && count != 13) {
-    std::fprintf(stderr, "expected 10 or 12 arguments, got %d: see the head of sanitized_block.cpp\n",
-                 count - 1);
+    std::fprintf(stderr, "expected 10 or 12 arguments, got %d: see the head of sanitized_block.cpp\n", count - 1);
     return 2;
   }
   const auto number = [&](int i) { return std::stoll(arguments[i]); };
@@ -63,11 +62,9 @@ int main(int count, char** arguments) {
     host::options.dropped_barrier = number(12);
   }
   const bool half = pyramid.plan.type == ElementType::kFloat16, residual = number(9) != 0;
-  const bool finite =
-      half ? run<Half>(pyramid, number(4), residual) : run<BFloat16>(pyramid, number(4), residual);
+  const bool finite = half ? run<Half>(pyramid, number(4), residual) : run<BFloat16>(pyramid, number(4), residual);
   std::printf("barriers");
-  for (const int64_t barriers : host::statistics.barriers)
-    std::printf(" %lld", static_cast<long long>(barriers));
+  for (const int64_t barriers : host::statistics.barriers) std::printf(" %lld", static_cast<long long>(barriers));
   std::printf("\n");
   if (!finite) std::fprintf(stderr, "the result is not finite\n");
   return finite ? 0 : 1;
