@@ -19,7 +19,7 @@ LAUNCHES = 4
 
 
 def block_on_host(*arguments):
-    """As csrc/cuda/block_op.cpp: tensors are made dense."""
+    """As csrc/cuda/ops/block_op.cpp: tensors are made dense."""
     block = BlockArguments(*(a.contiguous() if isinstance(a, torch.Tensor) else a for a in arguments))
     return run_block(block._replace(gate=GATES[int(block.gate)])).result
 

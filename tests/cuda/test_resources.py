@@ -9,7 +9,7 @@ import pytest
 
 SOURCES = Path(__file__).parents[2] / "csrc" / "cuda"
 REGISTERS_OF_A_MULTIPROCESSOR = 65536
-RESERVED_SHARED = 1024  # by the system, in every block: kReservedShared of plan.cpp
+RESERVED_SHARED = 1024  # by the system, in every block: kReservedShared of plan/plan.cpp
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +43,8 @@ def test_nothing_is_spilled(kernels):
 
 
 def test_registers_are_those_that_the_plan_counts_on(kernels):
-    counted = constant("register_tile.h", "kMaxRegisters"), constant("banded_tile.h", "kBandedRegisters")
-    threads = constant("register_tile.h", "kMaxThreads"), constant("banded_tile.h", "kBandedThreads")
+    counted = constant("layout/register_tile.h", "kMaxRegisters"), constant("layout/banded_tile.h", "kBandedRegisters")
+    threads = constant("layout/register_tile.h", "kMaxThreads"), constant("layout/banded_tile.h", "kBandedThreads")
     assert 2 * threads[0] * counted[0] == threads[1] * counted[1] == REGISTERS_OF_A_MULTIPROCESSOR
     for kernel in kernels:
         if kernel.name == "PyramidBackwardWeight":  # the plan asks for no more than that one block fits
@@ -54,7 +54,7 @@ def test_registers_are_those_that_the_plan_counts_on(kernels):
 
 
 def test_all_shared_memory_is_the_plans(kernels):
-    assert constant("plan.cpp", "kReservedShared") == RESERVED_SHARED
+    assert constant("plan/plan.cpp", "kReservedShared") == RESERVED_SHARED
     assert all(kernel.static_shared in (0, RESERVED_SHARED) for kernel in kernels)
 
 

@@ -38,7 +38,7 @@ def test_fragments(host, dtype, columns, transposed):
     torch.testing.assert_close(result.double(), addend.double() + a.double() @ b.double(), rtol=0, atol=1e-5)
 
 
-# K with the tiles there are for it (csrc/cuda/banded_tile.h) and the threads of a block: 512 are a warp for each
+# K with the tiles there are for it (csrc/cuda/layout/banded_tile.h) and the threads of a block: 512 are a warp for each
 # channel pair, which load half of the planes while they multiply. The plan of one or the other GPU chooses each.
 TILES = [
     *itertools.product((7,), ((16, 16), (32, 16)), (256, 512)),

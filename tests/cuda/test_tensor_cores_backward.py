@@ -54,7 +54,7 @@ def test_shapes(tensor_cores, shape, dtype):
     assert_matches_oracle(make_case(shape, dtype), tensor_cores)
 
 
-# K with the tiles there are for it (csrc/cuda/banded_tile.h), each in the launch through the gate and in that of x.
+# K with the tiles there are for it (layout/banded_tile.h), each in the launch through the gate and in that of x.
 TILES = [
     *itertools.product((7, 13), ((16, 16), (32, 16), (32, 32)), ("gate", "input")),
     *itertools.product((25,), ((16, 16), (32, 16)), ("gate", "input")),

@@ -18,7 +18,7 @@ def assert_gradients_match(case, pyramid):
         assert relative_error(result, expected[name]) <= ERROR_BUDGET[case.x.dtype], name
 
 
-# K with both widths of tile (csrc/cuda/weight_band.h). Images of three half tiles: some tiles are of two of them.
+# K with both widths of tile (layout/weight_band.h). Images of three half tiles: some tiles are of two of them.
 TILES = [*itertools.product((7, 9, 13, 17, 19, 25), (16, 32))]
 
 

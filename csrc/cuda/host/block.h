@@ -1,8 +1,8 @@
 // Runs the whole block of the host build on plain memory.
 #pragma once
 
-#include "cuda/block_launch.h"
 #include "cuda/host/run.h"
+#include "cuda/ops/fused_block.h"
 
 namespace deltaconv::cuda {
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cuda/device/mma.h"
-#include "cuda/plan.h"
+#include "cuda/plan/plan.h"
 
 namespace deltaconv::cuda {
 

@@ -5,10 +5,10 @@
 #include <map>
 
 #include "cuda/device/device.h"
+#include "cuda/frame/tile.h"
 #include "cuda/host/block_module.h"
 #include "cuda/host/fragments.h"
 #include "cuda/host/run.h"
-#include "cuda/tile.h"
 
 namespace py = pybind11;
 using namespace deltaconv::cuda;

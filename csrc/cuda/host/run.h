@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "cuda/launch.h"
+#include "cuda/ops/launch.h"
 
 namespace deltaconv::cuda {
 

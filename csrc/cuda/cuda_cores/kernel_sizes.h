@@ -1,0 +1,23 @@
+// The kernel sizes that are compile-time constants, so that their columns are unrolled.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "cuda/layout/register_tile.h"
+
+namespace deltaconv::cuda {
+
+// Calls launch(std::integral_constant<int, K>), or with 0 where K stays a run-time value.
+template <int kKernel = kSmallestUnrolled, class Launch>
+void with_kernel_size(int64_t K, const Launch& launch) {
+  if constexpr (kKernel > kLargestUnrolled) {
+    launch(std::integral_constant<int, 0>());
+  } else if (K == kKernel) {
+    launch(std::integral_constant<int, kKernel>());
+  } else {
+    with_kernel_size<kKernel + 2>(K, launch);
+  }
+}
+
+}  // namespace deltaconv::cuda

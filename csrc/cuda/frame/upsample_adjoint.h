@@ -1,0 +1,164 @@
+// The result's gradient on a stage's grid: the stage's slice of it, brought there by the adjoint of
+// bilinear upsampling where the stage is reduced.
+#pragma once
+
+#include "cuda/frame/load.h"
+#include "cuda/frame/output.h"
+#include "cuda/frame/tile.h"
+
+namespace deltaconv::cuda {
+
+// The stage's slice of one image's gradient, at the block's first channel.
+template <class T>
+struct GradientSlice {
+  static constexpr int kVector = kQuadValues<T>;  // channels in 16 bytes
+
+  const T* data;
+  int64_t row_stride, col_stride;
+  int32_t channels;  // of the block's pairs, those that exist
+  bool vectors;      // rows of kVector channels are 16-byte aligned and exist as a
+                     // whole or not at all
+
+  // Channels channel … channel + kVector - 1 of a pixel, of which the first exists; zero for the others.
+  template <bool kVectors>
+  DELTACONV_DEVICE Quad load(int32_t y, int32_t x, int32_t channel) const {
+    const T* from = data + y * row_stride + x * col_stride + channel;
+    if constexpr (kVectors) return load16_constant(from);
+    float values[kVector];
+    load_channels(from, channels - channel, false, values);
+    return pack<T>(values);
+  }
+};
+
+template <class T>
+DELTACONV_DEVICE GradientSlice<T> gradient_slice(const BackwardArguments<T>& arguments, const Tile& tile,
+                                                 int32_t pairs) {
+  const int64_t half = arguments.problem.sizes.C / 2;
+  const int64_t slice = arguments.problem.stages.at[tile.stage].index * half + tile.channel;
+  const Image<const T>& grad = arguments.grad;
+  return {grad.data + tile.image * grad.batch_stride + slice, grad.row_stride, grad.col_stride,
+          static_cast<int32_t>(half - tile.channel < pairs ? half - tile.channel : pairs), arguments.problem.vectors};
+}
+
+// Of all rows, then all columns of a tile, which may reach beyond the grid: found once, by divisions of 64
+// bits. The whole block takes part.
+DELTACONV_DEVICE void find_spans(const Stage& stage, const Tile& tile, UpsampledSpan* spans) {
+  const Tiling& tiling = stage.tiling;
+  for (int32_t i = thread_index(); i < tiling.rows + tiling.cols; i += thread_count()) {
+    spans[i] = i < tiling.rows ? UpsampledSpan::of(stage.rows, tile.row + i)
+                               : UpsampledSpan::of(stage.cols, tile.col + i - tiling.rows);
+  }
+}
+
+// The gradient of one position of a reduced stage's grid: a gather. The loads of some columns are under way
+// together.
+template <bool kVectors, class T>
+DELTACONV_DEVICE void gather_upsampled(const GradientSlice<T>& grad, const UpsampledSpan& rows,
+                                       const UpsampledSpan& cols, int32_t channel,
+                                       float (&sums)[GradientSlice<T>::kVector]) {
+  constexpr int kVector = GradientSlice<T>::kVector, kTogether = kVectors ? 4 : 1;
+  DELTACONV_NO_UNROLL
+  for (int32_t y = rows.begin; y < rows.end; ++y) {
+    const float weight = rows.weight(y);
+    DELTACONV_NO_UNROLL
+    for (int32_t x = cols.begin; x < cols.end; x += kTogether) {
+      Quad loaded[kTogether];
+      DELTACONV_UNROLL
+      for (int k = 0; k < kTogether; ++k) {
+        loaded[k] = x + k < cols.end ? grad.template load<kVectors>(y, x + k, channel) : Quad{};
+      }
+      DELTACONV_UNROLL
+      for (int k = 0; k < kTogether; ++k) {
+        const float factor = weight * cols.weight(x + k);
+        float values[kVector];
+        unpack<T>(loaded[k], values);
+        DELTACONV_UNROLL
+        for (int e = 0; e < kVector; ++e) sums[e] = fused_multiply_add(factor, values[e], sums[e]);
+      }
+    }
+  }
+}
+
+// Compile-time constants where the caller has them.
+struct TileSize {
+  int32_t rows, cols, pairs;
+};
+
+// Item i of a tile: kVector channels of one result.
+template <class T>
+struct GradientItem {
+  int32_t row, col, channel;
+  bool exists;
+
+  DELTACONV_DEVICE GradientItem(const GradientSlice<T>& grad, const Stage& stage, const Tile& tile,
+                                const TileSize& size, int32_t i) {
+    constexpr int kVector = GradientSlice<T>::kVector;
+    const int32_t vectors = size.pairs / kVector;
+    channel = i % vectors * kVector;
+    col = i / vectors % size.cols;
+    row = i / vectors / size.cols;
+    exists = row < size.rows && tile.row + row < stage.rows.reduced && tile.col + col < stage.cols.reduced &&
+             channel < grad.channels;
+  }
+};
+
+// A tile of full resolution. Some items' loads are under way together.
+template <bool kVectors, class T, class Store>
+DELTACONV_DEVICE void copy_gradients(const GradientSlice<T>& grad, const Stage& stage, const Tile& tile,
+                                     const TileSize& size, const Store& store) {
+  constexpr int kVector = GradientSlice<T>::kVector, kTogether = kVectors ? 4 : 1;
+  const int32_t items = size.rows * size.cols * (size.pairs / kVector);
+  DELTACONV_NO_UNROLL
+  for (int32_t first = thread_index(); first < items; first += kTogether * thread_count()) {
+    Quad loaded[kTogether];
+    DELTACONV_UNROLL
+    for (int k = 0; k < kTogether; ++k) {
+      const GradientItem<T> item(grad, stage, tile, size, first + k * thread_count());
+      loaded[k] = Quad{};
+      if (item.exists) {
+        loaded[k] = grad.template load<kVectors>(tile.row + item.row, tile.col + item.col, item.channel);
+      }
+    }
+    DELTACONV_UNROLL
+    for (int k = 0; k < kTogether; ++k) {
+      const GradientItem<T> item(grad, stage, tile, size, first + k * thread_count());
+      float values[kVector];
+      unpack<T>(loaded[k], values);
+      if (item.row < size.rows) store(item.row, item.col, item.channel, values);
+    }
+  }
+}
+
+template <bool kVectors, class T, class Store>
+DELTACONV_DEVICE void gather_gradients(const GradientSlice<T>& grad, const Stage& stage, const Tile& tile,
+                                       const TileSize& size, const UpsampledSpan* spans, const Store& store) {
+  constexpr int kVector = GradientSlice<T>::kVector;
+  if (stage.rows.factor == 1) {
+    copy_gradients<kVectors>(grad, stage, tile, size, store);
+    return;
+  }
+  const int32_t items = size.rows * size.cols * (size.pairs / kVector);
+  DELTACONV_NO_UNROLL
+  for (int32_t i = thread_index(); i < items; i += thread_count()) {
+    const GradientItem<T> item(grad, stage, tile, size, i);
+    float values[kVector] = {};
+    if (item.exists) {
+      gather_upsampled<kVectors>(grad, spans[item.row], spans[size.rows + item.col], item.channel, values);
+    }
+    store(item.row, item.col, item.channel, values);
+  }
+}
+
+// The gradients of all results of a tile, zero outside the grid, through store(row, col, channel, values) of
+// kVector channels each; `spans`, of a reduced stage, are those of find_spans. The whole block takes part.
+template <class T, class Store>
+DELTACONV_DEVICE void gather_gradients(const GradientSlice<T>& grad, const Stage& stage, const Tile& tile,
+                                       const TileSize& size, const UpsampledSpan* spans, const Store& store) {
+  if (grad.vectors) {
+    gather_gradients<true>(grad, stage, tile, size, spans, store);
+  } else {
+    gather_gradients<false>(grad, stage, tile, size, spans, store);
+  }
+}
+
+}  // namespace deltaconv::cuda

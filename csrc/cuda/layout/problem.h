@@ -1,0 +1,83 @@
+// What the host hands to the kernels, by value. See plan/plan.h for the stages' tilings.
+#pragma once
+
+#include "cuda/device/types.h"
+#include "cuda/layout/stages.h"
+#include "pyramid.h"
+
+namespace deltaconv::cuda {
+
+// A [B, H, W, channels] tensor; strides in elements, the channels' is 1.
+template <class P>
+struct Image {
+  P* data;
+  int64_t batch_stride, row_stride, col_stride;
+};
+
+// Whether every row of channels of this image can be read and written 16 aligned bytes at a time.
+template <class P>
+bool rows_aligned(const Image<P>& image) {
+  constexpr int64_t kWidth = 16 / sizeof(P);
+  const auto address = reinterpret_cast<uintptr_t>(image.data);
+  return address % 16 == 0 && image.batch_stride % kWidth == 0 && image.row_stride % kWidth == 0 &&
+         image.col_stride % kWidth == 0;
+}
+
+template <class T>
+struct Problem {
+  Sizes sizes;
+  Gate gate;
+  float gate_scale;
+  bool vectors;   // C/2 and the alignment of all tensors allow 16-byte accesses to channels
+  int32_t pairs;  // of channels (c, c + C/2) that a block takes
+  Stages stages;
+  Image<const T> x;
+  const T* weight;  // [S, K, K, C]
+  const T* bias;    // [S, C] or null
+};
+
+template <class T>
+struct ForwardArguments {
+  Problem<T> problem;
+  Image<const T> residual;  // data is null without one
+  T* result;                // contiguous [B, H, W, S * C / 2]
+};
+
+// The workspace's parts are at workspace + the stage's offset; see plan/plan.h.
+template <class T>
+struct BackwardArguments {
+  Problem<T> problem;
+  Image<const T> grad;  // [B, H, W, S * C / 2]
+  T* grad_x;            // contiguous, or null
+  float* workspace;
+  // Offsets by Stage::index. Inputs are kept for the gradients of weight and bias alone.
+  int64_t grad_a[kMaxStages], scales[kMaxStages], inputs[kMaxStages], grad_d[kMaxStages];
+  bool keep_inputs;
+};
+
+// For launches of adjoint convolutions.
+template <class T>
+struct BackwardInputArguments {
+  BackwardArguments<T> backward;
+  Stages tiles;  // how the launch's grids are cut; of the last one x's own grid
+  bool last;     // writes grad_x, else grad_d
+};
+
+template <class T>
+struct BackwardWeightArguments {
+  BackwardArguments<T> backward;
+  float* partials;  // [partitions, S, K * K + 1, C]
+  int32_t partitions, tasks_per_block, slices;
+};
+
+// Sums the partials in their order.
+template <class T>
+struct ReduceArguments {
+  Sizes sizes;
+  const float* partials;
+  int32_t partitions[kMaxStages];  // of each stage, those that have tiles
+  T* grad_weight;                  // or null
+  T* grad_bias;                    // or null
+};
+
+}  // namespace deltaconv::cuda

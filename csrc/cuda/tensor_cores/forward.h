@@ -1,0 +1,103 @@
+// The whole pyramid in one launch on tensor cores, for storage types of 16 bits.
+#pragma once
+
+#include "cuda/frame/gate.h"
+#include "cuda/frame/output.h"
+#include "cuda/tensor_cores/convolve.h"
+#include "cuda/tensor_cores/launch.h"
+
+namespace deltaconv::cuda {
+
+template <class T, class Banded>
+struct PyramidForwardBanded {
+  static constexpr int kMaxThreads = kBandedThreads, kMinBlocks = 1;
+  static_assert(sizeof(Tile) <= kParkedBytes);
+
+  static DELTACONV_DEVICE void run(const ForwardArguments<T>& arguments) {
+    const Problem<T>& problem = arguments.problem;
+    const Tile here = locate_tile(problem.stages);
+    if (!here.exists) return;
+    const auto K = static_cast<int>(problem.sizes.K);
+    const int pair_bytes = Banded::pair_bytes(K), warps = thread_count() / kWarp;
+    std::byte* planes = shared_memory();
+    auto* filters = reinterpret_cast<uint32_t*>(planes + kBandedPairs * pair_bytes);
+    // Where a warp has one pair alone, v's planes are loaded while the tensor cores work on u's.
+    const bool in_turn = warps == kBandedPairs;
+    load_first<T, Banded>(problem, here, in_turn ? 1 : 2, planes, filters);
+    // The products leave no registers for what is needed between and after them.
+    auto& tile = *reinterpret_cast<Tile*>(planes + Banded::parked_offset(K));
+    if (thread_index() == 0) tile = here;
+    sync_block();
+
+    for (int c = warp_index(); c < kBandedPairs; c += warps) {
+      const bool exists = tile.channel + c < problem.sizes.C / 2;
+      BandedSums<Banded> u, v;
+      DELTACONV_NO_UNROLL
+      for (int step = in_turn ? 0 : 1; step < 2; ++step) {
+        if (in_turn && loads_at(step)) {
+          load_half<T, Banded>(problem, tile, 1, planes);
+        } else if (exists) {
+          convolve_pair_half<T, Banded>(problem, tile, c, 0, planes, u);
+        }
+      }
+      if (in_turn) sync_block();
+      if (!exists) break;
+      convolve_pair_half<T, Banded>(problem, tile, c, 1, planes, v);
+      sync_warp();
+      store_gated(problem, u, v, reinterpret_cast<float*>(planes + banded_slot(c) * pair_bytes));
+    }
+    sync_block();
+    store_results(arguments, tile, planes);
+  }
+
+ private:
+  // A pair's gated results replace its planes.
+  static DELTACONV_DEVICE void store_gated(const Problem<T>& problem, const BandedSums<Banded>& u,
+                                           const BandedSums<Banded>& v, float* pair) {
+    const int lane = fresh_lane_index(), g = lane / 4, q = lane % 4;
+    float* gated = pair + g * Banded::kStep * Banded::kResultPitch + 2 * q;
+    DELTACONV_UNROLL
+    for (int i = 0; i < Banded::kStep; ++i) {
+      DELTACONV_UNROLL
+      for (int b = 0; b < Banded::kBlocks; ++b) {
+        DELTACONV_UNROLL
+        for (int n = 0; n < 4; ++n) {
+          const int row = n / 2 * 8 * Banded::kStep + i, col = 8 * b + n % 2;
+          gated[row * Banded::kResultPitch + col] =
+              apply_gate(problem.gate, problem.gate_scale, u[i][b].values[n], v[i][b].values[n]);
+        }
+      }
+    }
+  }
+
+  static DELTACONV_DEVICE void store_results(const ForwardArguments<T>& arguments, const Tile& tile,
+                                             const std::byte* planes) {
+    const Stage& stage = arguments.problem.stages.at[tile.stage];
+    const int pair_bytes = Banded::pair_bytes(static_cast<int>(arguments.problem.sizes.K));
+    const Sink<T> sink = sink_of(arguments, tile, kBandedPairs);
+    const auto gated = [&](int32_t row, int32_t col, int32_t channel, float (&values)[8]) {
+      const std::byte* from = planes + banded_slot(channel) * pair_bytes + (row * Banded::kResultPitch + col) * 4;
+      DELTACONV_UNROLL
+      for (int e = 0; e < 8; ++e) {
+        values[e] = *reinterpret_cast<const float*>(from + banded_slot(e) * pair_bytes);
+      }
+    };
+    if (stage.rows.factor == 1) {
+      store_tile<Banded::kRows, Banded::kCols, kBandedPairs>(sink, stage, tile, gated);
+    } else {
+      store_upsampled<kBandedPairs>(sink, stage, tile, gated);
+    }
+  }
+};
+
+template <class T>
+void launch_tensor_cores_forward(const LaunchPlan& plan, const ForwardArguments<T>& arguments, Stream stream) {
+  const Tiling& tiling = plan.stages.at[0].tiling;
+  for_each_banded_tile(arguments.problem.sizes.K, [&](auto banded) {
+    using Banded = decltype(banded);
+    if (tiling.rows != Banded::kRows || tiling.cols != Banded::kCols) return;
+    launch<PyramidForwardBanded<T, Banded>>(plan.grid, arguments, stream);
+  });
+}
+
+}  // namespace deltaconv::cuda

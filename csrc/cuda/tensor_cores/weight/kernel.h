@@ -1,0 +1,175 @@
+// The gradients of weight and bias on tensor cores, for storage types of 16 bits: partial sums of fixed
+// partitions of the pixels; PyramidBackwardReduce adds them up. docs/cuda.md has the mapping.
+//
+// Per channel and kernel row kh, with P the zero-padded plane of inputs and G that of gradients, the products
+// P[r + kh][X + m] G[r][x + n] of 32 rows r, 16 columns m and 8 columns n are two matrix products 16 deep in
+// rows. A tap kw is the sum of the diagonal X + m - x - n = kw, K of 8 kBand rows: a band, as the forward's.
+// Both operands are rows of their planes, transposed by ldmatrix on the way or read as they are.
+//
+//   rows      A product takes the rows of equal parity, so that the inputs of rows t, t + 2, … serve kernel
+//             row t with the even rows of gradients and t - 1 with the odd ones.
+//   halves    Upper and lower 8 of the 16 rows are a tile's halves, which may be of two images.
+//   warps     A warp has its channel, its memory and its copies to itself, from the first tile of the
+//             partition to the last: no barrier of the block but one at the end.
+//   scales    float16: the tile's cells are brought to the largest one's scale, which is exact, or loses
+//             2^-32 of it; the sums of a tile are multiplied by it in float32.
+#pragma once
+
+#include "cuda/tensor_cores/launch.h"
+#include "cuda/tensor_cores/weight/tile.h"
+
+namespace deltaconv::cuda {
+
+template <class T>
+struct WeightBandArguments {
+  BackwardArguments<T> backward;
+  float* partials;                 // [partitions, S, K * K + 1, C]
+  int32_t partitions, input_rows;  // rows of inputs that a buffer holds
+};
+
+template <class T, class Band>
+struct PyramidBackwardWeightBanded {
+  static constexpr int kMaxThreads = kWeightBandThreads, kMinBlocks = 2;
+
+  static DELTACONV_DEVICE void run(const WeightBandArguments<T>& arguments) {
+    const Problem<T>& problem = arguments.backward.problem;
+    const int warps = thread_count() / kWarp, taps = static_cast<int>(problem.sizes.K * problem.sizes.K) + 1;
+    const uint32_t channel_blocks = (static_cast<uint32_t>(problem.sizes.C) + warps - 1) / warps;
+    auto rest = static_cast<uint32_t>(block_index());
+    const int32_t first_channel = static_cast<int32_t>(rest % channel_blocks) * warps;
+    rest /= channel_blocks;
+    const auto partition = static_cast<int32_t>(rest % arguments.partitions);
+    const Stage& stage = problem.stages.at[rest / arguments.partitions];
+    const auto tiles = static_cast<int32_t>(stage.tiling.count());
+    if (partition >= tiles) return;
+    const Span mine = share(tiles, partition, arguments.partitions < tiles ? arguments.partitions : tiles);
+
+    std::byte* shared = shared_memory();
+    const auto K = static_cast<int>(problem.sizes.K);
+    const int warp = warp_index(), pitch = weight_totals(K);
+    const int64_t buffer_bytes = 2 * Band::buffer_bytes(arguments.input_rows);
+    auto* planes = reinterpret_cast<ChannelPlanes<T>*>(shared + warps * buffer_bytes);
+    auto* totals = reinterpret_cast<float*>(planes + warps);
+    if (first_channel + warp < problem.sizes.C) {
+      if (fresh_lane_index() == 0) planes[warp] = ChannelPlanes<T>(arguments.backward, stage, first_channel + warp);
+      for (int i = fresh_lane_index(); i < taps; i += kWarp) totals[warp * pitch + i] = 0.0f;
+      sync_warp();
+      add_tiles(planes[warp], K, arguments.input_rows, mine.begin, mine.end,
+                reinterpret_cast<T*>(shared + warp * buffer_bytes), totals + warp * pitch);
+    }
+    sync_block();
+
+    float* to = arguments.partials + (partition * problem.sizes.S + stage.index) * taps * problem.sizes.C;
+    for (int i = thread_index(); i < taps * warps; i += thread_count()) {
+      const int64_t channel = first_channel + i % warps;
+      if (channel < problem.sizes.C) to[i / warps * problem.sizes.C + channel] = totals[i % warps * pitch + i / warps];
+    }
+  }
+
+ private:
+  // The sums of one channel over tiles [begin, end), by one warp. While a tile is worked on, the next one's
+  // copies are under way.
+  static DELTACONV_DEVICE void add_tiles(const ChannelPlanes<T>& planes, int K, int input_rows, int32_t begin,
+                                         int32_t end, T* buffers, float* totals) {
+    const int buffer_elements = static_cast<int>(Band::buffer_bytes(input_rows) / 2);
+    TileScales<Band> next_scales;
+    bool next_joined = false;
+    for (int32_t next = begin; next <= end; ++next) {
+      const TileScales<Band> scales = next_scales;
+      const bool joined = next_joined;
+      if (next < end) {
+        const WeightTileAt at(planes, next, Band::kCols);
+        copy_tile<Band>(planes, at, fresh(K), input_rows, buffers + (next - begin) % 2 * buffer_elements);
+        next_scales = TileScales<Band>(planes, at);
+        next_joined = at.joined;
+        if (next == begin) continue;
+        wait_copies<1>();
+      } else {
+        wait_copies<0>();
+      }
+      sync_warp();
+      const T* inputs = buffers + (next - begin + 1) % 2 * buffer_elements;
+      const WeightTile<T, Band> tile(inputs, inputs + input_rows * Band::kPitch, input_rows, joined, K,
+                                     planes.grid.lead);
+      add_tile(tile, scales, fresh(K), totals);
+      sync_warp();
+    }
+  }
+
+  static DELTACONV_DEVICE void add_tile(const WeightTile<T, Band>& tile, const TileScales<Band>& scales, int K,
+                                        float* totals) {
+    const float scale = scales.largest();
+    GradFragments<Band> grads = tile.load_grads();
+    if constexpr (std::is_same_v<T, Half>) {
+      rescale(scales, scale, grads);
+    }
+    add_bias(grads, scale, totals + K * K);
+    const int groups = (K + Band::kMostRows - 1) / Band::kMostRows;
+    DELTACONV_NO_UNROLL
+    for (int i = 0; i < groups; ++i) {
+      const int begin = K * i / groups;
+      with_rows<Band::kMostRows>(K * (i + 1) / groups - begin, [&](auto count) {
+        constexpr int kRows = decltype(count)::value;
+        WeightSums<Band, kRows> sums;
+        tile.template add_to<kRows>(sums, grads, begin);
+        add_rows(sums, K, scale, totals + begin * K);
+      });
+    }
+  }
+
+  template <int kRows, class Visit>
+  static DELTACONV_DEVICE void with_rows(int rows, const Visit& visit) {
+    if constexpr (kRows > Band::kLeastRows) {
+      if (rows < kRows) return with_rows<kRows - 1>(rows, visit);
+    }
+    visit(std::integral_constant<int, kRows>());
+  }
+
+  // The sum of all gradients, as a product with ones.
+  static DELTACONV_DEVICE void add_bias(const GradFragments<Band>& grads, float scale, float* total) {
+    const uint32_t one = from_float<T>(1.0f).bits, ones = one | one << 16;
+    Accumulator sum = {};
+    DELTACONV_UNROLL
+    for (int b = 0; b < Band::kBlocks; ++b) {
+      DELTACONV_UNROLL
+      for (int s = 0; s < 2; ++s) {
+        multiply_add<T>(sum, {{ones, ones}}, {{ones, ones}}, grads.words[b][s][0], grads.words[b][s][1]);
+      }
+    }
+    float value = sum.values[0] + sum.values[1];
+    value += shuffle_xor(value, 1);
+    value += shuffle_xor(value, 2);
+    if (fresh_lane_index() == 0) *total += value * scale;
+  }
+
+  // Bands to taps.
+  template <int kRows>
+  static DELTACONV_DEVICE void add_rows(const WeightSums<Band, kRows>& sums, int K, float scale, float* totals) {
+    const int g = fresh_lane_index() / 4, q = fresh_lane_index() % 4;
+    DELTACONV_UNROLL
+    for (int h = 0; h < kRows; h += 4) {
+      const BandValues<Band::kBand> rows[4] = {sums.row(h), sums.row(h + 1), sums.row(h + 2), sums.row(h + 3)};
+      const BandColumn<Band::kBand> taps = sum_diagonals(rows);
+      DELTACONV_UNROLL
+      for (int b = 0; b < Band::kBand; ++b) {
+        const int tap = 8 * b + g - 2 * q;
+        if (h + q >= kRows || tap < 0 || tap >= K) continue;
+        totals[(h + q) * K + tap] += taps.of[b] * scale;
+      }
+    }
+  }
+};
+
+template <class T>
+void launch_tensor_cores_weight(const BackwardPlan& plan, const BackwardArguments<T>& arguments, Stream stream) {
+  const WeightPlan& weight = plan.weight;
+  WeightBandArguments<T> all{arguments, arguments.workspace + plan.workspace.partials, weight.partitions,
+                             weight.input_rows};
+  all.backward.problem.stages = weight.stages;
+  for_each_weight_band(arguments.problem.sizes.K, [&](auto band) {
+    if (weight.stages.at[0].tiling.cols != band.kCols) return;
+    launch<PyramidBackwardWeightBanded<T, decltype(band)>>(weight.grid, all, stream);
+  });
+}
+
+}  // namespace deltaconv::cuda

@@ -1,0 +1,130 @@
+// Where the weight gradient's kernel of tensor cores finds a tile, and the tile's way to shared memory.
+#pragma once
+
+#include <type_traits>
+
+#include "cuda/device/device.h"
+#include "cuda/layout/backward_workspace.h"
+#include "cuda/layout/problem.h"
+#include "cuda/layout/weight_band.h"
+
+namespace deltaconv::cuda {
+
+// One channel of a stage's workspace, all images, and how they are cut into half tiles. It waits in shared
+// memory: a warp's registers are for its sums.
+template <class T>
+struct ChannelPlanes {
+  GradientGrid grid;
+  const T *inputs, *grads;  // of image 0
+  const float* scales;      // likewise
+  int64_t image_elements, image_cells;
+  int32_t images, halves_of_image, tiles_across;
+
+  DELTACONV_DEVICE ChannelPlanes(const BackwardArguments<T>& arguments, const Stage& stage, int64_t channel)
+      : grid(stage.rows, stage.cols, arguments.problem.sizes),
+        image_elements(grid.plane(1, 0)),
+        image_cells(grid.scales(1, 0)),
+        images(static_cast<int32_t>(arguments.problem.sizes.B)),
+        halves_of_image((grid.rows + kHalfRows - 1) / kHalfRows),
+        tiles_across(stage.tiling.count_cols) {
+    const auto planes = [&](const int64_t* offsets) {
+      return reinterpret_cast<const T*>(arguments.workspace + offsets[stage.index]) + grid.plane(0, channel);
+    };
+    inputs = planes(arguments.inputs);
+    grads = planes(arguments.grad_a);
+    scales = arguments.workspace + arguments.scales[stage.index] + grid.scales(0, channel);
+  }
+};
+
+static_assert(sizeof(ChannelPlanes<Half>) == kChannelPlanesBytes);
+
+// Where a tile's halves lie.
+struct WeightTileAt {
+  int32_t image[2], row[2], col;
+  bool exists;  // the second half
+  bool joined;  // the halves are neighbours: one window of inputs
+
+  template <class T>
+  DELTACONV_DEVICE WeightTileAt(const ChannelPlanes<T>& planes, int32_t index, int32_t tile_cols) {
+    const int32_t first = index / planes.tiles_across * 2;
+    col = index % planes.tiles_across * tile_cols;
+    DELTACONV_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      image[i] = (first + i) / planes.halves_of_image;
+      row[i] = (first + i) % planes.halves_of_image * kHalfRows;
+    }
+    exists = image[1] < planes.images;
+    joined = !exists || image[0] == image[1];
+  }
+};
+
+// Rows of a plane on their way to shared memory, kChunks pieces of 16 bytes of each; zeros where it has none.
+template <int kChunks, class T>
+DELTACONV_DEVICE void copy_rows(const GradientGrid& grid, const T* plane, int32_t first_row, int32_t first_chunk,
+                                int32_t begin, int32_t end, int pitch, int rows_of_parity, T* to) {
+  constexpr int kLanesOfRow = kChunks <= 4 ? 4 : 8;
+  static_assert(kChunks <= 8);
+  const int32_t chunk = fresh_lane_index() % kLanesOfRow, at = first_chunk + chunk;
+  if (chunk >= kChunks) return;
+  const bool column_exists = 0 <= at && at < grid.pitch / 8;
+  DELTACONV_NO_UNROLL
+  for (int32_t r = begin + fresh_lane_index() / kLanesOfRow; r < end; r += kWarp / kLanesOfRow) {
+    const int32_t row = first_row + r - begin;
+    const bool exists = column_exists && 0 <= row && row < grid.rows;
+    copy16_async(to + (r % 2 * rows_of_parity + r / 2) * pitch + 8 * chunk,
+                 plane + (exists ? int64_t{row} * grid.pitch + 8 * at : 0), exists);
+  }
+}
+
+// Starts a tile's copies into a buffer.
+template <class Band, class T>
+DELTACONV_DEVICE void copy_tile(const ChannelPlanes<T>& planes, const WeightTileAt& at, int K, int input_rows,
+                                T* buffer) {
+  const GradientGrid& grid = planes.grid;
+  const int32_t chunk = (at.col + grid.lead - K / 2) / 8;  // of the first input, a multiple of 8
+  T* grads = buffer + input_rows * Band::kPitch;
+  DELTACONV_UNROLL
+  for (int i = 0; i < 2; ++i) {
+    const bool exists = i == 0 || at.exists;
+    const int64_t image = (exists ? at.image[i] : 0) * planes.image_elements;
+    copy_rows<Band::kBlocks + 1>(grid, planes.grads + image, exists ? at.row[i] : grid.rows, at.col / 8, i * kHalfRows,
+                                 (i + 1) * kHalfRows, Band::kGradPitch, kHalfRows, grads);
+    if (i == 1 && at.joined) continue;
+    const int rows = at.joined ? joined_input_rows(K) : half_input_rows(K);
+    copy_rows<Band::kLoads>(grid, planes.inputs + image, at.row[i] - K / 2, chunk, i * rows, (i + 1) * rows,
+                            Band::kPitch, input_rows / 2, buffer);
+  }
+  commit_copies();
+}
+
+// The scales of a tile's cells, each half a tile high and two blocks of 8 columns wide: a lane has that of
+// cell lane % kCells, where cell 2 c + i is the c-th of half i. Cells that do not exist have the first one's.
+template <class Band>
+struct TileScales {
+  static constexpr int kCells = Band::kBlocks;
+  float mine = 1.0f;
+
+  TileScales() = default;
+  DELTACONV_DEVICE TileScales(const ChannelPlanes<BFloat16>&, const WeightTileAt&) {}
+  DELTACONV_DEVICE TileScales(const ChannelPlanes<Half>& planes, const WeightTileAt& tile) {
+    const bool lower = fresh_lane_index() % 2 == 1 && tile.exists;
+    const int across = fresh_lane_index() % kCells / 2;
+    const int32_t row = (lower ? tile.row[1] : tile.row[0]) / kCell, col = tile.col / kCell;
+    const int64_t image = (lower ? tile.image[1] : tile.image[0]) * planes.image_cells;
+    const int further = col + across < planes.grid.cell_cols ? across : 0;
+    mine = planes.scales[image + int64_t{row} * planes.grid.cell_cols + col + further];
+  }
+
+  DELTACONV_DEVICE float of(int cell) const { return shuffle(mine, cell); }
+  DELTACONV_DEVICE float largest() const {
+    float most = mine;
+    DELTACONV_UNROLL
+    for (int mask = 1; mask < kCells; mask *= 2) {
+      const float other = shuffle_xor(most, mask);
+      most = other > most ? other : most;
+    }
+    return most;
+  }
+};
+
+}  // namespace deltaconv::cuda
