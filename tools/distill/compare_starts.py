@@ -28,12 +28,12 @@ from deltaconv_distill.distillation import (
     DistillConfig,
     Distiller,
     EmojiImages,
-    ExampleStream,
     PipelineEncoder,
 )
+from deltaconv_distill.distillation.evaluation.held_out_noise import held_out_batches
 from deltaconv_distill.embedded import load_teacher
 
-HELD_BATCH, HELD_BATCHES, HELD_SEED = 64, 2, 1_000_003
+HELD_BATCH, HELD_BATCHES = 64, 2
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,9 @@ class Run:
     def error(self, examples: CachedExamples) -> float:
         """MSE between student, with averaged blocks, and teacher on noise that training never draws."""
         task = DenoisingTask(self.pipe)
-        held = ExampleStream(examples, HELD_SEED, HELD_BATCH, task.num_timesteps, 0.0)
         errors = []
         with self.distiller.averaged():
-            for index in range(HELD_BATCHES):
-                batch = held.batch(index * HELD_BATCH)
+            for batch in held_out_batches(task, examples, 0, HELD_BATCH, HELD_BATCHES):
                 with self.fusion.teacher():
                     teacher = task.predict(batch)
                 errors.append(F.mse_loss(task.predict(batch), teacher).item())

@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from ..conversion.kernel_sizes import check_names
 from ..conversion.sites import denoiser_of, sites_to_convert
+from ..quiet import quiet
 from .attention import probabilities, project, project_out
-from .generate import Generation, quiet
+from .generate import Generation
 from .hooks import Call, on_forward, timestep_of, watched
 from .records import Ablation, LayerChange
 from .windows import KINDS, WITH_MEAN, windowed_outputs

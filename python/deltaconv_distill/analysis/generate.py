@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,17 +50,3 @@ class Generation:
         schedule = pipe.scheduler.timesteps.float().cpu()
         nearest = [schedule[(schedule - wanted).abs().argmin()].item() for wanted in self.timesteps]
         return timestep in map(round, nearest)
-
-
-@contextmanager
-def quiet(pipe: DiffusionPipeline) -> Iterator[None]:
-    """Without the pipeline's own progress bars, inside another."""
-    before = getattr(pipe, "_progress_bar_config", None)
-    pipe.set_progress_bar_config(**{**(before or {}), "disable": True})
-    try:
-        yield
-    finally:
-        if before is None:
-            del pipe._progress_bar_config
-        else:
-            pipe.set_progress_bar_config(**before)

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from ..conversion.sites import denoiser_of, sites_to_convert
 from ..machine import describe_machine
-from .generate import Generation, quiet
+from ..quiet import quiet
+from .generate import Generation
 from .profile import Profile
 from .recording import Recording, Sampling, record
 from .records import Example

@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from diffusers import DiffusionPipeline
 
 from ..conversion import DeltaConvFusion
-from ..distillation import DenoisingTask, ExampleStream
+from ..distillation import DenoisingTask
 from ..distillation.data.examples import Examples
+from ..distillation.evaluation.generated_images import pixel_difference
+from ..distillation.evaluation.held_out_noise import held_out_batches
 from ..metrics import fd_effnet
 from .settings import DemoSettings
 from .variants import TEACHER, VARIANTS
 
 HELD_BATCH = 64
-# The training stream has the run's own seed; this offset keeps the held noises apart from every one of its draws.
-HELD_SEED_OFFSET = 1_000_003
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,8 @@ def prediction_errors(
 ) -> dict[str, PredictionError]:
     """Variant key -> errors with noise and timesteps that training never drew; captions are never dropped."""
     task = DenoisingTask(pipe)
-    stream = ExampleStream(examples, settings.seed + HELD_SEED_OFFSET, HELD_BATCH, task.num_timesteps, 0.0)
     sums: dict[str, list[tuple[float, float]]] = {variant.key: [] for variant in VARIANTS}
-    for index in range(settings.held_batches):
-        batch = stream.batch(index * HELD_BATCH)
+    for batch in held_out_batches(task, examples, settings.seed, HELD_BATCH, settings.held_batches):
         target = task.target(batch)
         predictions = {}
         for variant in VARIANTS:
@@ -63,7 +61,7 @@ def image_distances(samples: Mapping[str, np.ndarray], real: np.ndarray) -> dict
         key: {
             "fd_real": fd_effnet(images, real),
             "fd_teacher": fd_effnet(images, teacher),
-            "pixel_difference": float(np.abs(images.astype(np.int16) - teacher).mean() / 255),
+            "pixel_difference": pixel_difference(images, teacher),
         }
         for key, images in samples.items()
     }

@@ -1,15 +1,15 @@
-"""Images of one variant, each from its own seed, so that every variant starts from the same noise."""
+"""Images of every variant of the demo."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from diffusers import DiffusionPipeline
 from tqdm.auto import tqdm
 
 from ..conversion import DeltaConvFusion
+from ..distillation.evaluation.generated_images import generate_images
 from .settings import DemoSettings
 from .variants import VARIANTS, Variant
 
@@ -28,23 +28,13 @@ def generate_all(
     with tqdm(total=len(variants) * len(prompts), desc="sample", unit="image") as bar:
         for variant in variants:
             with variant.running(fusion):
-                images[variant.key] = _generate(pipe, prompts, settings, bar)
+                images[variant.key] = generate_images(
+                    pipe,
+                    prompts,
+                    settings.seed,
+                    BATCH,
+                    bar.update,
+                    num_inference_steps=settings.num_inference_steps,
+                    guidance_scale=settings.guidance_scale,
+                )
     return images
-
-
-def _generate(pipe: DiffusionPipeline, prompts: Sequence[str], settings: DemoSettings, bar: tqdm) -> np.ndarray:
-    pipe.set_progress_bar_config(disable=True)
-    batches = []
-    for start in range(0, len(prompts), BATCH):
-        batch = list(prompts[start : start + BATCH])
-        seeds = range(settings.seed + start, settings.seed + start + len(batch))
-        result = pipe(
-            batch,
-            num_inference_steps=settings.num_inference_steps,
-            guidance_scale=settings.guidance_scale,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            output_type="np",
-        )
-        batches.append((result.images * 255).round().astype(np.uint8))
-        bar.update(len(batch))
-    return np.concatenate(batches)

@@ -15,14 +15,11 @@ from diffusers import DiffusionPipeline
 from ...conversion import DeltaConvFusion
 from ...metrics import fd_effnet
 from ..data.batches import Batch
-from ..data.example_stream import ExampleStream
 from ..data.examples import Examples
-from ..run.sample_grids import size_options
 from ..task import DenoisingTask
 from .external_metrics import clip_score, dino_distance, inception_distance
-
-# The training stream has the run's own seed; this offset keeps the noises apart from every one of its draws.
-HELD_SEED_OFFSET = 1_000_003
+from .generated_images import generate_images, pixel_difference
+from .held_out_noise import held_out_batches
 
 
 @dataclass(frozen=True)
@@ -114,13 +111,10 @@ def agreement_by_timestep(
 ) -> list[Agreement]:
     """The same examples and noises at each timestep; captions are never dropped."""
     task = DenoisingTask(pipe)
-    size = settings.batch_size
-    stream = ExampleStream(examples, settings.seed + HELD_SEED_OFFSET, size, task.num_timesteps, 0.0)
     steps = ((torch.arange(settings.timesteps) + 0.5) * task.num_timesteps / settings.timesteps).long().tolist()
     sums = {step: np.zeros(5) for step in steps}
-    count = max(1, settings.examples // size)
-    for index in range(count):
-        batch = stream.batch(index * size).to(task.denoiser.device)
+    count = max(1, settings.examples // settings.batch_size)
+    for batch in held_out_batches(task, examples, settings.seed, settings.batch_size, count):
         for step in steps:
             sums[step] += _compare(task, fusion, _at(batch, step)) / count
     return [Agreement(step, *map(float, values)) for step, values in sums.items()]
@@ -135,7 +129,7 @@ def compare_images(
 ) -> dict[str, float]:
     """Distances between sets of images [N, H, W, 3] uint8; those to real images where there are any."""
     figures = {
-        "pixel_difference": float(np.abs(student.astype(np.int16) - teacher).mean() / 255),
+        "pixel_difference": pixel_difference(student, teacher),
         "fd_effnet_student_teacher": fd_effnet(student, teacher),
     }
     sets = {"teacher": teacher, "student": student}
@@ -173,22 +167,14 @@ def _at(batch: Batch, timestep: int) -> Batch:
 
 
 def _generate(pipe: Any, prompts: Sequence[str], context: Any, settings: EvaluationSettings) -> np.ndarray:
-    """uint8 [N, H, W, 3]; image i starts from seed + i."""
-    pipe.set_progress_bar_config(disable=True)
-    batches = []
     with context:
-        for start in range(0, len(prompts), settings.batch_size):
-            part = list(prompts[start : start + settings.batch_size])
-            seeds = range(settings.seed + start, settings.seed + start + len(part))
-            images = pipe(
-                part,
-                num_inference_steps=settings.num_inference_steps,
-                guidance_scale=settings.guidance_scale,
-                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-                height=settings.height,
-                width=settings.width,
-                output_type="np",
-                **size_options(pipe),
-            ).images
-            batches.append((images * 255).round().astype(np.uint8))
-    return np.concatenate(batches)
+        return generate_images(
+            pipe,
+            prompts,
+            settings.seed,
+            settings.batch_size,
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            height=settings.height,
+            width=settings.width,
+        )

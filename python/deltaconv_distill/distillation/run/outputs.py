@@ -13,11 +13,12 @@ from accelerate.utils import DistributedType
 
 from ...conversion import DeltaConvFusion
 from ..config import DistillConfig
+from ..evaluation.generated_images import pixel_difference
 from .card import write_card
 from .checkpoint import FUSION_FOLDER
 from .parallel import gathered
 from .records import StepLog, StepRecord
-from .sample_grids import can_generate, difference, draw_pair, save_grid
+from .sample_grids import can_generate, draw_pair, save_grid
 from .trackers import Tracker
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class Outputs:
                 teacher, student = draw_pair(self._pipe, self._fusion, self._config)
             if self._is_main:
                 path = save_grid(teacher, student, self.folder, step)
-                self._tracker.log_grid(path, prompts, difference(teacher, student), step)
+                self._tracker.log_grid(path, prompts, pixel_difference(student, teacher), step)
         self._accelerator.wait_for_everyone()
 
     def finish(self, global_batch_size: int) -> None:

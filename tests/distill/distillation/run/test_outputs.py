@@ -1,4 +1,4 @@
-"""What a run leaves behind: validation grids, tracker, card; and what `evaluate` measures."""
+"""What a run leaves behind: validation grids, tracker, card; and the commands cache, distill and evaluate in turn."""
 
 import json
 
@@ -7,21 +7,9 @@ import pytest
 import torch
 import yaml
 from deltaconv_distill.cli import main
-from deltaconv_distill.distillation import CachedExamples, PipelineEncoder
-from deltaconv_distill.distillation.evaluation.evaluate import EvaluationSettings, agreement_by_timestep, compare_images
-from deltaconv_distill.distillation.evaluation.external_metrics import clip_score, dino_distance, inception_distance
 from distilling import CAPTIONS, RandomImages, make_distiller
 from PIL import Image
 from tiny_pipelines import tiny_sd
-from transformers import (
-    BitImageProcessor,
-    CLIPConfig,
-    CLIPImageProcessor,
-    CLIPModel,
-    CLIPProcessor,
-    Dinov2Config,
-    Dinov2Model,
-)
 
 VALIDATION = {"validation_prompts": ("sun", "red cat"), "validation_steps": 2, "validation_inference_steps": 2}
 
@@ -86,72 +74,6 @@ def test_the_card_of_a_local_teacher_names_no_path(tmp_path):
     _, head, text = (tmp_path / "run" / "fusion" / "README.md").read_text().split("---\n", 2)
     assert "base_model" not in yaml.safe_load(head)
     assert str(tmp_path) not in text
-
-
-def test_agreement_is_perfect_for_the_teacher_and_known_for_zeros():
-    distiller = make_distiller()
-    pipe, fusion = distiller.pipe, distiller.fusion
-    examples = CachedExamples(RandomImages(), PipelineEncoder(pipe))
-    settings = EvaluationSettings(examples=4, timesteps=3, batch_size=2)
-    rows = agreement_by_timestep(pipe, fusion, examples, settings)
-    assert [row.timestep for row in rows] == [166, 500, 833]
-    assert all(row.teacher_mse > 0 for row in rows)
-    assert all(row.cosine < 1 for row in rows)
-    with fusion.teacher():
-        for row in agreement_by_timestep(pipe, fusion, examples, settings):
-            assert row.teacher_mse == row.relative_mse == 0
-            assert row.cosine == pytest.approx(1)
-            assert row.student_noise_mse == row.teacher_noise_mse
-
-
-def test_distances_with_local_weights(tmp_path):
-    torch.manual_seed(0)
-    config = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
-    Dinov2Model(config).save_pretrained(tmp_path)
-    size = {"height": 28, "width": 28}
-    BitImageProcessor(size={"shortest_edge": 28}, crop_size=size).save_pretrained(tmp_path)
-    images = np.random.default_rng(0).integers(0, 256, (2, 8, 16, 16, 3), np.uint8)
-    assert dino_distance(images[0], images[0], str(tmp_path)) == pytest.approx(0, abs=1e-4)
-    settings = EvaluationSettings(dino_model=str(tmp_path))
-    figures = compare_images(images[0], images[1], images[1], list("abcdefgh"), settings)
-    assert figures["fdd_student_real"] == pytest.approx(0, abs=1e-4)
-    assert figures["fdd_teacher_real"] > 0.01
-    assert figures["fd_effnet_student_teacher"] > 0
-
-
-def test_clip_score_with_local_weights(tmp_path):
-    pipe = tiny_sd()
-    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    torch.manual_seed(0)
-    text = pipe.text_encoder.config.to_dict()
-    config = CLIPConfig(text_config=text, vision_config={**vision, "image_size": 8, "patch_size": 4}, projection_dim=8)
-    CLIPModel(config).save_pretrained(tmp_path)
-    processor = CLIPImageProcessor(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
-    CLIPProcessor(processor, pipe.tokenizer).save_pretrained(tmp_path)
-    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
-    score = clip_score(images, ["sun", "cup"], str(tmp_path))
-    assert -100 <= score <= 100
-    assert score != clip_score(images, ["red cat", "tree"], str(tmp_path))
-
-
-def test_fid_without_torch_fidelity_says_what_to_install(tmp_path, monkeypatch):
-    fid = pytest.importorskip("torchmetrics.image.fid", reason="torchmetrics is not installed")
-    monkeypatch.setattr(fid, "_TORCH_FIDELITY_AVAILABLE", False)
-    weights = tmp_path / "weights.pth"
-    weights.write_bytes(b"")
-    images = np.zeros((2, 8, 8, 3), np.uint8)
-    with pytest.raises(ValueError, match="inception_weights: FID needs pip install torchmetrics torch-fidelity"):
-        inception_distance(images, images, str(weights))
-
-
-@pytest.mark.parametrize(
-    ("measure", "name"),
-    [(inception_distance, "inception_weights"), (clip_score, "clip_model"), (dino_distance, "dino_model")],
-)
-def test_weights_that_are_missing_are_named(measure, name):
-    images = np.zeros((2, 8, 8, 3), np.uint8)
-    with pytest.raises(ValueError, match=rf"{name}: expected a path of weights on this machine, got '/nowhere'"):
-        measure(images, images, "/nowhere")
 
 
 def test_cache_distil_and_evaluate_from_the_command_line(tmp_path, capsys):
