@@ -31,6 +31,7 @@ Thread* thread = nullptr;
 RunningBlock block{};
 Options options;
 Statistics statistics;
+std::function<void(const LaunchRequest&)> launcher;
 
 namespace {
 

@@ -14,7 +14,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <type_traits>
+#include <typeinfo>
 #include <utility>
 #include <vector>
 
@@ -62,6 +64,16 @@ struct Statistics {
   std::vector<int64_t> barriers;  // of each launch: the most that a block reached
 };
 extern Statistics statistics;
+
+// A launch as another executor of the same kernel needs it: the source file that instantiates the kernel, and
+// the mangled names of the types.
+struct LaunchRequest {
+  const char *source, *kernel, *arguments_type;
+  Grid grid;
+  const void* arguments;
+  size_t argument_bytes;
+};
+extern std::function<void(const LaunchRequest&)> launcher;  // runs launches in this build's place, if set
 
 void wait_for_block();
 void wait_for_warp();
@@ -225,6 +237,10 @@ template <class Kernel, class Arguments>
 void launch(const Grid& grid, const Arguments& arguments, Stream) {
   if (grid.blocks == 0) return;
   if (grid.threads > Kernel::kMaxThreads) host::fail("more threads than the kernel's launch bounds");
+  if (host::launcher) {
+    return host::launcher(
+        {__BASE_FILE__, typeid(Kernel).name(), typeid(Arguments).name(), grid, &arguments, sizeof(Arguments)});
+  }
   host::run_grid(grid, [](const void* a) { Kernel::run(*static_cast<const Arguments*>(a)); }, &arguments);
 }
 

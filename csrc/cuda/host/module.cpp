@@ -1,8 +1,12 @@
 // The host build of the CUDA kernels as a Python module, for tests alone.
+#include <cxxabi.h>
+#include <pybind11/functional.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <map>
+#include <memory>
+#include <optional>
 
 #include "cuda/device/device.h"
 #include "cuda/frame/tile.h"
@@ -22,6 +26,28 @@ std::vector<Tiling> tilings_of(const Stages& stages) {
   std::vector<Tiling> in_order;
   for (const auto& [index, tiling] : tilings) in_order.push_back(tiling);
   return in_order;
+}
+
+std::string demangled(const char* name) {
+  int status = 0;
+  const std::unique_ptr<char, decltype(&std::free)> text(abi::__cxa_demangle(name, nullptr, nullptr, &status),
+                                                         &std::free);
+  return status == 0 ? text.get() : name;
+}
+
+// Called with a source file, a kernel's type, its arguments' type, blocks, threads, shared bytes and the
+// arguments' bytes.
+using Launcher = std::function<void(std::string, std::string, std::string, int64_t, int, int64_t, py::bytes)>;
+
+void set_launcher(const std::optional<Launcher>& python) {
+  host::launcher = nullptr;
+  if (!python) return;
+  host::launcher = [python](const host::LaunchRequest& request) {
+    py::gil_scoped_acquire acquired;
+    (*python)(request.source, demangled(request.kernel), demangled(request.arguments_type), request.grid.blocks,
+              request.grid.threads, request.grid.shared_bytes,
+              py::bytes(static_cast<const char*>(request.arguments), request.argument_bytes));
+  };
 }
 
 }  // namespace
@@ -117,6 +143,10 @@ PYBIND11_MODULE(deltaconv_cuda_host, m) {
       py::arg("plan"), "Stage, image, row, column and first channel of the tile of each block that has one.");
 
   m.def("set_block_order", [](bool descending) { host::options.descending = descending; }, py::arg("descending"));
+  m.def("set_launcher", &set_launcher, py::arg("launcher"),
+        "Every launch goes to a function of source file, kernel, arguments' type, blocks, threads, shared bytes and "
+        "arguments instead; None: back to this build.");
+  m.def("demangled", [](const std::string& name) { return demangled(name.c_str()); }, py::arg("name"));
   m.def("launches", [] { return host::statistics.barriers.size(); }, "How many kernels this process has launched.");
 
   bind_block(m);

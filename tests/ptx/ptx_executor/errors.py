@@ -11,7 +11,14 @@ class PtxError(RuntimeError):
     """
 
     def __init__(self, what, kernel=None, line=None, source="", block=None, warp=None, lane=None):
-        where = {"kernel": kernel, "PTX line": line, "source": source or None, "block": block, "warp": warp, "lane": lane}
+        where = {
+            "kernel": kernel,
+            "PTX line": line,
+            "source": source or None,
+            "block": block,
+            "warp": warp,
+            "lane": lane,
+        }
         super().__init__(", ".join([what, *(f"{name} {value}" for name, value in where.items() if value is not None)]))
         self.what, self.kernel, self.line, self.source = what, kernel, line, source
         self.block, self.warp, self.lane = block, warp, lane

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
+from ptx_executor.body import Body
+from ptx_executor.build import interpreter
+from ptx_executor.errors import PtxError
 from ptx_executor.memory import Memory
-from ptx_executor.module import Module
+from ptx_executor.module import Entry, Module
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,81 @@ def launch(
 ) -> Counts:
     """Run a grid. `parameters` is the parameter block (`Entry.parameter_bytes` long); `shared_bytes` the dynamic part.
 
-    `order`: a seed of the order of blocks and of warps; 0 is ascending blocks, warps in turn. `only_blocks`: linear
-    indices of the blocks to run. Raises PtxError.
+    `order`: a seed of the order of blocks and of warps; 0 is ascending blocks, each warp until it must wait.
+    `only_blocks`: linear indices of the blocks to run. Raises PtxError.
     """
-    raise NotImplementedError
+    found = module.entry(entry)
+    _check_launch(found, block, parameters)
+    native = interpreter()
+    body = found.body
+    outcome = native.run(
+        _program(found),
+        memory.native,
+        native.Launch(
+            grid=grid,
+            block=block,
+            parameters=parameters,
+            shared_bytes=found.static_shared_bytes + shared_bytes,
+            order=order,
+            only_blocks=only_blocks or [],
+            special=list(body.special.items()),
+        ),
+    )
+    if outcome.failure:
+        raise _error(entry, body, outcome.failure)
+    return Counts(
+        [i.opcode for i in body.instructions],
+        [i.line for i in body.instructions],
+        [i.source for i in body.instructions],
+        outcome.issued,
+        outcome.lanes,
+        outcome.wavefronts,
+        outcome.sectors,
+        outcome.bytes,
+        outcome.blocks,
+    )
+
+
+def _check_launch(entry: Entry, block: tuple[int, int, int], parameters: bytes) -> None:
+    if len(parameters) != entry.parameter_bytes:
+        raise PtxError(f"{len(parameters)} bytes of parameters, {entry.parameter_bytes} expected", entry.name)
+    threads = block[0] * block[1] * block[2]
+    if entry.required_threads and tuple(block) != entry.required_threads:
+        raise PtxError(f"a block of {block} threads, {entry.required_threads} required", entry.name)
+    if entry.max_threads and threads > np.prod(entry.max_threads):
+        raise PtxError(f"a block of {threads} threads, at most {entry.max_threads}", entry.name)
+
+
+def _error(entry: str, body: Body, failure) -> PtxError:
+    known = 0 <= failure.instruction < len(body.instructions)
+    instruction = body.instructions[failure.instruction] if known else None
+    return PtxError(
+        failure.what,
+        entry,
+        instruction and instruction.line,
+        instruction.source if instruction else "",
+        tuple(failure.block),
+        failure.warp if failure.warp >= 0 else None,
+        failure.lane if failure.lane >= 0 else None,
+    )
+
+
+@cache
+def _program(entry: Entry):
+    native, body = interpreter(), entry.body
+    instructions = [
+        (
+            i.opcode,
+            [(kind, value & (2**64 - 1), offset) for kind, value, offset in i.operands],
+            i.guard,
+            i.negated,
+            i.target,
+            i.reconvergence,
+        )
+        for i in body.instructions
+    ]
+    try:
+        return native.Program(body.widths, instructions)
+    except native.UnknownInstruction as unknown:
+        what, at = unknown.args
+        raise PtxError(what, entry.name, body.instructions[at].line, body.instructions[at].source) from None

@@ -1,0 +1,126 @@
+"""The operator and the block by the PTX of the CUDA kernels, planned and launched by the host build's launch code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from host_build import device, plan_problem
+from host_build import module as host_build
+from nvcc_ptx import entry_of, module
+from ptx_executor import Counts, Memory, Module, launch
+
+from deltaconv_kernels.reference import GATES
+from deltaconv_kernels.testing import Case
+
+
+@dataclass
+class Executed:
+    """One launch that was run."""
+
+    kernel: str  # its type
+    entry: str
+    blocks: int
+    threads: int
+    shared_bytes: int
+    counts: Counts
+
+
+@dataclass
+class Executor:
+    """Runs what the launch code launches. `order` is a seed; `change` may put another module in a module's place."""
+
+    compute_capability: int = 90
+    order: int = 0
+    gpu: object = None  # the plan's; an H100
+    road: str | None = None
+    weight_columns: int | None = None
+    change: object = None
+    memory: Memory = field(default_factory=Memory)
+    executed: list[Executed] = field(default_factory=list)
+
+    def launch(self, source, kernel, arguments_type, blocks, threads, shared_bytes, arguments) -> None:
+        ptx_module: Module = module(source.split("csrc/cuda/")[-1], self.compute_capability)
+        entry = entry_of(ptx_module, kernel, arguments_type)
+        if self.change:
+            ptx_module = self.change(ptx_module, entry)
+        counts = launch(
+            ptx_module,
+            entry,
+            (blocks, 1, 1),
+            (threads, 1, 1),
+            arguments,
+            shared_bytes,
+            self.memory,
+            order=self.order,
+        )
+        self.executed.append(Executed(kernel, entry, blocks, threads, shared_bytes, counts))
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        host_build().set_launcher(self.launch)
+        try:
+            yield
+        finally:
+            host_build().set_launcher(None)
+
+    def read(self, tensor: torch.Tensor | None, name: str) -> int:
+        """The address of an input; 0 without one."""
+        if tensor is None:
+            return 0
+        return self.memory.allocate(tensor, name, writable=False, misaligned=tensor.data_ptr() % 16)
+
+    def written(self, tensor: torch.Tensor | None, name: str) -> int:
+        """The address of an output or a workspace, whose values nothing may read before they are written."""
+        if tensor is None:
+            return 0
+        return self.memory.allocate(tensor, name, initialised=False, misaligned=tensor.data_ptr() % 16)
+
+
+def _image(tensor, address):
+    return host_build().Image(address, *tensor.stride()[:3]) if tensor is not None else host_build().Image()
+
+
+def _plan_problem(case: Case, executor: Executor):
+    return plan_problem(
+        case.x.shape, case.factors, case.weight.shape[1], case.x.dtype, executor.road, executor.weight_columns
+    )
+
+
+def _problem(case: Case, executor: Executor):
+    x = _image(case.x, executor.read(case.x, "x"))
+    weight, bias = executor.read(case.weight, "weight"), executor.read(case.bias, "bias")
+    gpu = executor.gpu or device("h100")
+    gate = GATES.index(case.gate)
+    return host_build().Problem(_plan_problem(case, executor), gpu, gate, case.gate_scale, x, weight, bias)
+
+
+def forward(case: Case, executor: Executor) -> torch.Tensor:
+    """The result of the operator."""
+    result = case.x.new_full((*case.x.shape[:3], len(case.factors) * (case.x.shape[3] // 2)), torch.nan)
+    problem = _problem(case, executor)
+    residual = _image(case.residual, executor.read(case.residual, "residual"))
+    with executor.installed():
+        host_build().forward(problem, residual, executor.written(result, "result"))
+    return result
+
+
+def backward(case: Case, executor: Executor, wanted=(True, True, True)) -> dict[str, torch.Tensor]:
+    """The gradients of x, weight and bias."""
+    plan = host_build().backward_plan(_plan_problem(case, executor), executor.gpu or device("h100"))
+    workspace = torch.full((plan.workspace_floats,), torch.nan)
+    names = ("x", "weight", "bias")
+    tensors = {
+        name: torch.full_like(tensor, torch.nan, memory_format=torch.contiguous_format) if wants else None
+        for name, wants in zip(names, wanted, strict=True)
+        if (tensor := getattr(case, name)) is not None
+    }
+    addresses = [executor.written(tensors.get(name), f"grad_{name}") for name in names]
+    gradients = host_build().Gradients(*addresses, executor.written(workspace, "workspace"))
+    grad = _image(case.grad, executor.read(case.grad, "grad"))
+    problem = _problem(case, executor)
+    with executor.installed():
+        host_build().backward(problem, grad, gradients)
+    return {f"grad_{name}": tensor for name, tensor in tensors.items() if tensor is not None}

@@ -1,0 +1,68 @@
+"""The PTX that nvcc makes of csrc/cuda, kept in build/ptx as long as the sources stay the same."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+from host_build import module as host_build
+from ptx_executor import Module, PtxError
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "build" / "ptx"
+NEWEST = 121  # that nvcc 13.0 knows
+FLAGS = ["-ptx", "-lineinfo", "-std=c++17", f"-I{ROOT / 'csrc'}"]
+
+
+@cache
+def nvcc() -> str | None:
+    """The compiler, from the PATH or /usr/local/cuda."""
+    return shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+
+
+@cache
+def _sources_digest() -> str:
+    """Of everything that a .cu may include, and of the compiler."""
+    digest = hashlib.sha256(subprocess.run([nvcc(), "--version"], capture_output=True, check=True).stdout)
+    for path in sorted((ROOT / "csrc").rglob("*")):
+        if path.suffix in (".h", ".cu"):
+            digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def ptx(source: str, compute_capability: int) -> str:
+    """The PTX of a .cu, by its path in csrc/cuda, for compute_<capability>."""
+    path = ROOT / "csrc" / "cuda" / source
+    target = FOLDER / _sources_digest() / f"{source}.{compute_capability}.ptx"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_suffix(".unfinished")
+        command = [nvcc(), *FLAGS, f"-arch=compute_{compute_capability}", str(path), "-o", str(unfinished)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.returncode == 0, f"{command}:\n{result.stderr}"
+        unfinished.rename(target)
+    return target.read_text()
+
+
+@cache
+def module(source: str, compute_capability: int) -> Module:
+    return Module.parse(ptx(source, compute_capability))
+
+
+@cache
+def _entries_by_types(ptx_module: Module) -> dict[str, str]:
+    """Entry names by what stands between the brackets of pyramid_kernel<Kernel, Arguments>."""
+    demangle = host_build().demangled
+    return {demangle(name).split("<", 1)[1].rsplit(">(", 1)[0].strip(): name for name in ptx_module.entries}
+
+
+def entry_of(ptx_module: Module, kernel: str, arguments: str) -> str:
+    """The entry of a kernel's type and its arguments' type, as the host build names them."""
+    entries = _entries_by_types(ptx_module)
+    if (types := f"{kernel}, {arguments}") not in entries:
+        raise PtxError(f"no entry of the types {types}; there are {sorted(entries)}")
+    return entries[types]

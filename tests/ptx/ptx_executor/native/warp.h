@@ -1,0 +1,88 @@
+// A warp under execution, and the block that it belongs to.
+#pragma once
+
+#include <cstddef>
+#include <cstring>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "instruction.h"
+#include "memory.h"
+#include "traffic.h"
+
+namespace ptx {
+
+// A rule was broken; the machine adds where. `lane`: -1 if it is the warp's.
+struct Violation : std::runtime_error {
+  Violation(const std::string& what, int lane = -1) : std::runtime_error(what), lane(lane) {}
+  int lane;
+};
+
+// What the warps of a block share.
+struct Block {
+  const std::byte* parameters;
+  int64_t parameter_bytes;
+  Memory* memory;
+  SharedMemory shared;
+  Epochs epochs;
+};
+
+// Lanes that go through the same instructions, until they come to where they meet the others again.
+struct Path {
+  int32_t pc;
+  uint32_t mask;
+  int32_t reconvergence;
+};
+
+// A cp.async that has been issued and not waited for.
+struct AsyncCopy {
+  int lane;
+  int64_t group;
+  uint32_t to;
+  std::byte data[16];
+  int bytes;
+};
+
+struct Warp {
+  Block* block;
+  int index;
+  std::byte* frame;         // registers and immediates
+  uint32_t live;            // lanes that have not left
+  std::vector<Path> paths;  // the last one runs
+  uint16_t part = 0;        // of the time between two barriers: how often the warp has synchronised within it
+  bool at_barrier = false;
+  std::vector<AsyncCopy> copies;
+  int64_t open_group[kLanes] = {};  // of async copies
+  Traffic* traffic;                 // of the instruction that runs
+
+  template <class T>
+  T* at(int32_t operand) {
+    return reinterpret_cast<T*>(frame + operand);
+  }
+  uint32_t& predicate(int32_t operand) { return *at<uint32_t>(operand); }
+  Stamp stamp(int lane) const {
+    return {block->epochs.now, part, static_cast<uint8_t>(index), static_cast<uint8_t>(lane)};
+  }
+};
+
+template <class Function>
+void for_each_lane(uint32_t mask, const Function& function) {
+  for (; mask; mask &= mask - 1) function(__builtin_ctz(mask));
+}
+
+inline uint64_t address_of(Warp& warp, const Address& address, int lane) {
+  const uint64_t base = address.width == 8   ? warp.at<uint64_t>(address.base)[lane]
+                        : address.width == 4 ? warp.at<uint32_t>(address.base)[lane]
+                                             : 0;
+  return base + static_cast<uint64_t>(address.offset);
+}
+
+// A collective that every lane must take part in, as its member mask says.
+inline void require_full_warp(const Warp&, uint32_t mask, uint32_t members) {
+  if (mask != kAllLanes) throw Violation("a collective of part of a warp", __builtin_ctz(~mask));
+  if (members != kAllLanes) throw Violation("a collective whose member mask is not the whole warp");
+}
+
+}  // namespace ptx
