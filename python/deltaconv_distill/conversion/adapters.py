@@ -11,7 +11,8 @@ from typing import Any
 from diffusers import ModelMixin
 from diffusers.utils import is_peft_available
 
-from .routing import BLOCK, DeltaConvAttention
+from .frozen import freeze_replaced
+from .routing import ATTACHMENT, BLOCK, DeltaConvAttention
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +51,13 @@ def load_lora_adapter(denoiser: ModelMixin, *args: Any, **options: Any) -> Any:
 
 
 def add_adapter(denoiser: ModelMixin, *args: Any, **options: Any) -> Any:
-    """While attached: as the class does it, with a report."""
+    """While attached: as the class does it, with a report; layers that get no gradient are not trainable."""
     return _with_report("add_adapter", denoiser, args, options)
 
 
 def _with_report(method: str, denoiser: ModelMixin, args: tuple, options: dict[str, Any]) -> Any:
     before = adapter_layers(denoiser)
     result = getattr(type(denoiser), method)(denoiser, *args, **options)
+    denoiser.__dict__[ATTACHMENT].frozen |= freeze_replaced(denoiser)
     report_skipped(denoiser, adapter_layers(denoiser) - before)
     return result

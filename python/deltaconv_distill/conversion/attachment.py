@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import functools
-import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from types import MethodType
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
 from diffusers import ModelMixin
-from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from deltaconv_kernels import DeltaConvBlock
 
 from .adapters import adapter_layers, add_adapter, load_lora_adapter, report_skipped
+from .frozen import freeze_replaced, unfreeze
 from .hooks import CallTap, Control, FeatureTap, RouteHook, drop_route
-from .routing import DeltaConvAttention, drop_block_keys, hidden_blocks, insert_block, remove_block
-from .sites import Site, Sites, patch_size
+from .placement import check_group_offload, move_beside
+from .processors import GuidanceCheck, report_unused, set_attn_processor
+from .routing import ATTACHMENT, DeltaConvAttention, drop_block_keys, insert_block, remove_block
+from .saving import save_teacher_and_side_car
+from .sites import Sites, patch_size
 
 if TYPE_CHECKING:
     from .fusion import DeltaConvFusion
-
-logger = logging.getLogger(__name__)
-
-ATTACHMENT = "_deltaconv_attachment"  # the denoiser's attribute
-SIDE_CAR_FOLDER = "deltaconv_fusion"
 
 
 @dataclass
@@ -40,6 +33,7 @@ class Attachment:
     denoiser: ModelMixin
     control: Control
     handles: list[RemovableHandle]
+    frozen: set[str]  # parameters of replaced attentions that were trainable
 
     def remove(self) -> None:
         """The denoiser is again what it was before, hooks and all."""
@@ -48,8 +42,9 @@ class Attachment:
         for module in self.denoiser.modules():
             if isinstance(module, DeltaConvAttention):
                 remove_block(module)
+        unfreeze(self.denoiser, self.frozen)
         del self.denoiser.__dict__[ATTACHMENT]
-        for method in _overridden_methods(self.denoiser):
+        for method in _overrides(self):
             del self.denoiser.__dict__[method]
 
 
@@ -61,32 +56,66 @@ def attachment_of(denoiser: ModelMixin) -> Attachment | None:
 def install(
     fusion: DeltaConvFusion, denoiser: ModelMixin, sites: Sites, blocks: Mapping[str, DeltaConvBlock]
 ) -> Attachment:
-    """Put `blocks`, by layer name, in the places of the denoiser's self-attentions, its `sites`."""
+    """Put `blocks`, by layer name, in the places of the denoiser's self-attentions, its `sites`.
+
+    Raises:
+        ValueError: a block would not run there, or not where the denoiser's weights are; nothing has changed.
+    """
+    check_group_offload(denoiser)
     for name, block in blocks.items():
-        _move_beside(sites.found[name], block)
-    for name, block in blocks.items():
-        insert_block(sites.found[name].attention, block)
+        move_beside(sites.found[name], block)
+    _insert_all(sites, blocks)
     control = Control()
-    attachment = Attachment(fusion, denoiser, control, _install_hooks(denoiser, sites, control))
+    attachment = Attachment(
+        fusion, denoiser, control, _install_hooks(denoiser, sites, control), freeze_replaced(denoiser)
+    )
     denoiser.__dict__[ATTACHMENT] = attachment
-    for method, override in _overridden_methods(denoiser).items():
-        denoiser.__dict__[method] = MethodType(override, denoiser)
+    denoiser.__dict__.update(_overrides(attachment))
     report_skipped(denoiser, adapter_layers(denoiser))
+    report_unused(denoiser)
     return attachment
 
 
-def _overridden_methods(denoiser: ModelMixin) -> dict[str, Callable[..., Any]]:
-    """What replaces methods of an attached denoiser; not all kinds take adapters."""
+def _insert_all(sites: Sites, blocks: Mapping[str, DeltaConvBlock]) -> None:
+    inserted: list[DeltaConvAttention] = []
+    for name, block in blocks.items():
+        try:
+            insert_block(sites.found[name].attention, block)
+        except ValueError as error:
+            for attention in inserted:
+                remove_block(attention)
+            raise ValueError(f"pipe_or_denoiser: {name}: {error}") from error
+        inserted.append(sites.found[name].attention)
+
+
+def _overrides(attachment: Attachment) -> dict[str, Callable[..., Any]]:
+    """What stands before methods of an attached denoiser; not all kinds take adapters.
+
+    Partial functions, since torch.save writes a bound method as the name of a method of the class.
+    """
+    denoiser = attachment.denoiser
     overrides: dict[str, Callable[..., Any]] = {
-        "save_pretrained": _save_teacher_and_side_car,
-        "load_lora_adapter": load_lora_adapter,
-        "add_adapter": add_adapter,
+        "save_pretrained": partial(save_teacher_and_side_car, attachment.fusion, denoiser),
+        "load_lora_adapter": partial(load_lora_adapter, denoiser),
+        "add_adapter": partial(add_adapter, denoiser),
+        "set_attn_processor": partial(set_attn_processor, denoiser),
+        "requires_grad_": partial(requires_grad_, denoiser),
     }
     return {method: override for method, override in overrides.items() if hasattr(type(denoiser), method)}
 
 
+def requires_grad_(denoiser: ModelMixin, requires_grad: bool = True) -> ModelMixin:
+    """While attached: as the class does it, but replaced self-attentions stay frozen."""
+    type(denoiser).requires_grad_(denoiser, requires_grad)
+    attachment = denoiser.__dict__[ATTACHMENT]
+    attachment.frozen = freeze_replaced(denoiser)
+    return denoiser
+
+
 def _install_hooks(denoiser: ModelMixin, sites: Sites, control: Control) -> list[RemovableHandle]:
+    attentions = [site.attention for site in sites.found.values()]
     handles = [
+        denoiser.register_forward_pre_hook(GuidanceCheck(control, attentions)),
         denoiser.register_forward_pre_hook(control.begin_forward),
         denoiser.register_forward_hook(control.end_forward, always_call=True),
     ]
@@ -101,41 +130,7 @@ def _install_hooks(denoiser: ModelMixin, sites: Sites, control: Control) -> list
         if isinstance(site.attention, DeltaConvAttention):
             handles.append(site.feature_module.register_forward_pre_hook(FeatureTap(control, name)))
             handles.append(site.attention.register_forward_hook(CallTap(control, name), with_kwargs=True))
-    for child in denoiser.children():
-        if any(isinstance(module, DeltaConvAttention) for module in child.modules()):
-            handles.append(child.register_state_dict_post_hook(drop_block_keys))
+    for part in denoiser.modules():
+        if part is not denoiser and any(isinstance(module, DeltaConvAttention) for module in part.modules()):
+            handles.append(part.register_state_dict_post_hook(drop_block_keys))
     return handles
-
-
-def _move_beside(site: Site, block: DeltaConvBlock) -> None:
-    """Give `block` the device and dtype of the attention that it replaces."""
-    weight = site.attention.to_q.weight
-    if weight.is_meta and _is_offloaded(site.attention):
-        raise ValueError(
-            f"{site.name}: its weights are offloaded; attach before enable_sequential_cpu_offload, or call "
-            "pipe.remove_all_hooks() first"
-        )
-    if weight.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
-        raise ValueError(f"{site.name}: expected floating-point weights of 16 to 64 bits, got {weight.dtype}")
-    block.to(device=weight.device, dtype=weight.dtype)
-
-
-def _is_offloaded(module: nn.Module) -> bool:
-    """Whether accelerate keeps the weights elsewhere; a model that is on the meta device for good has no such hook."""
-    return any(hasattr(part, "_hf_hook") for part in module.modules())
-
-
-@functools.wraps(ModelMixin.save_pretrained)
-def _save_teacher_and_side_car(
-    denoiser: ModelMixin, save_directory: str | os.PathLike, is_main_process: bool = True, **options: Any
-) -> None:
-    """While attached: write the teacher as it is without blocks, and the blocks into a folder of their own."""
-    with hidden_blocks(denoiser):
-        type(denoiser).save_pretrained(denoiser, save_directory, is_main_process=is_main_process, **options)
-    if is_main_process:
-        side_car = Path(save_directory) / SIDE_CAR_FOLDER
-        denoiser.__dict__[ATTACHMENT].fusion.save_pretrained(side_car)
-        logger.warning(
-            f"{save_directory} holds the {type(denoiser).__name__} with its own self-attention, and {side_car} the "
-            f"ΔConvBlocks: load both and call DeltaConvFusion.from_pretrained({str(side_car)!r}).attach(...)"
-        )

@@ -11,38 +11,40 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ConfigMixin, DiffusionPipeline, ModelMixin
+from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from deltaconv_kernels import DeltaConvBlock
 
-from ..atomic import atomic_directory
 from .attachment import Attachment, attachment_of, install
 from .convfusion import read_convfusion
 from .hooks import AttentionCalls
 from .initialisation import ATTENTION, check_init, initialise_blocks, measured_maps
 from .kernel_sizes import MeasuredProfile, choose_kernel_sizes, select_layers
 from .layers import add_nested, build_block, check_layers, plan_layers
+from .persistence import SavedFusion
 from .presets import published_gate
-from .report import FusionReport, report_fusion
+from .report import FusionReport, report_fusion, summary
 from .routing import POOL, REMOVED, TEACHER
-from .side_car import is_side_car
+from .side_car import saved_beside
 from .sites import Sites, denoiser_of, sites_to_convert
+from .teacher_record import check_teacher, describe_teacher
 
 logger = logging.getLogger(__name__)
 
 
-class DeltaConvFusion(ModelMixin, ConfigMixin):
+class DeltaConvFusion(SavedFusion):
     """The blocks that replace a denoiser's self-attentions (ΔConvFusion, arXiv 2504.21292), and nothing else.
 
     Made by `convert` or `from_pretrained`. While attached, the blocks are part of the denoiser as well: `.to()`,
     offload and deep copies of the denoiser take them along, its state dict holds the teacher's keys unchanged plus
-    `{layer}.deltaconv.*`, and its `save_pretrained` writes the teacher and, into the folder `deltaconv_fusion` in
-    it, the blocks. The teacher's attentions stay where they are, weights and `requires_grad` untouched.
+    `{layer}.deltaconv.*`, and its `save_pretrained` writes the teacher and, into the folder `deltaconv.fusion` in
+    it, the blocks. The teacher's attentions stay where they are, weights untouched; while attached they are frozen.
 
     A fusion is attached to one denoiser at a time. The contexts (`teacher`, `record_features`, `ablate`) nest; they
-    act on the forwards that start inside them, also where activation checkpointing runs parts of these again later.
+    act on the forwards that start inside them, in the same thread, also where activation checkpointing runs parts of
+    these again later.
     """
 
     @register_to_config
@@ -52,8 +54,10 @@ class DeltaConvFusion(ModelMixin, ConfigMixin):
         layers: Mapping[str, Mapping[str, Any]],
         excluded: Sequence[str] = (),
         kernel_sizes_from: str = "given",
+        teacher: Mapping[str, Any] | None = None,
     ) -> None:
-        """The config: `layers` has dim, kernel_size, factors, expansion, gate, gate_scale and bias by layer name."""
+        """The config: `layers` has dim, kernel_size, factors, expansion, gate, gate_scale and bias by layer name;
+        `teacher` describes the model that the blocks were made for (`teacher_record`)."""
         super().__init__()
         self._attachment: Attachment | None = None
         for name, layer in layers.items():
@@ -69,6 +73,7 @@ class DeltaConvFusion(ModelMixin, ConfigMixin):
         expansion: float = 0.5,
         gate: str | None = None,
         exclude: Collection[str] = (),
+        only: Collection[str] = (),
         init: str = ATTENTION,
     ) -> DeltaConvFusion:
         """Replace every self-attention by a new ΔConvBlock, on its device and in its dtype.
@@ -84,7 +89,9 @@ class DeltaConvFusion(ModelMixin, ConfigMixin):
             factors: reduction factor of each stage of the pyramids.
             expansion: inner width of a block as a fraction of the layer's channels.
             gate: "scaled" or "sigmoid"; unless given, the paper's choice: "sigmoid" for PixArt, "scaled" for UNets.
-            exclude: names of self-attentions to leave alone, or shell-style patterns ("up_blocks.*").
+            exclude: names of self-attentions to leave alone, or shell-style patterns ("up_blocks.*"); `layers_of`
+                lists the names.
+            only: names or patterns of the self-attentions to replace, of those that `exclude` leaves; all unless given.
             init: "attention": from each attention's values and output projection, and from the Profile's maps where
                 there is one; or "random". On the meta device there is nothing to start from.
 
@@ -101,7 +108,7 @@ class DeltaConvFusion(ModelMixin, ConfigMixin):
         _refuse_attached(denoiser)
         check_init(init)
         sites = sites_to_convert(denoiser)
-        names = select_layers(sites.found, exclude)
+        names = select_layers(sites.found, exclude, only)
         measured = measured_maps(kernel_size, profile)
         chooses = isinstance(kernel_size, str) or measured is None or kernel_size is measured
         sizes, origin = choose_kernel_sizes(denoiser, names, kernel_size, profile if chooses else None)
@@ -114,6 +121,7 @@ class DeltaConvFusion(ModelMixin, ConfigMixin):
                 layers=layers,
                 excluded=[name for name in sites.found if name not in layers],
                 kernel_sizes_from=origin,
+                teacher=describe_teacher(denoiser),
             )
         if init == ATTENTION:
             initialise_blocks(fusion.blocks, sites.found, measured)
@@ -151,7 +159,12 @@ class DeltaConvFusion(ModelMixin, ConfigMixin):
         dims = {name: site.attention.query_dim for name, site in sites.found.items()}
         layers, weights = read_convfusion(path, dims, gate or published_gate(denoiser), factors, ema)
         origin = f"from the checkpoint {Path(path).name}"
-        fusion = cls(denoiser=type(denoiser).__name__, layers=layers, kernel_sizes_from=origin)
+        fusion = cls(
+            denoiser=type(denoiser).__name__,
+            layers=layers,
+            kernel_sizes_from=origin,
+            teacher=describe_teacher(denoiser),
+        )
         fusion.load_state_dict(weights)
         return fusion._attach(denoiser, sites)
 
@@ -160,6 +173,15 @@ class DeltaConvFusion(ModelMixin, ConfigMixin):
         """The fusion that a pipeline or denoiser runs with, as after a deep copy, or None."""
         attachment = attachment_of(denoiser_of(pipe_or_denoiser))
         return None if attachment is None else attachment.fusion
+
+    @staticmethod
+    def layers_of(pipe_or_denoiser: DiffusionPipeline | ModelMixin) -> list[str]:
+        """Names of the self-attentions that `convert` replaces, for its kernel_size=, exclude= and only=.
+
+        Raises:
+            TypeError, ValueError: as `convert`.
+        """
+        return list(sites_to_convert(denoiser_of(pipe_or_denoiser)).found)
 
     @property
     def blocks(self) -> dict[str, DeltaConvBlock]:
@@ -176,7 +198,8 @@ class DeltaConvFusion(ModelMixin, ConfigMixin):
 
         Raises:
             TypeError: not a supported model.
-            ValueError: its class, layers or channels are not those of this fusion; its weights are offloaded.
+            ValueError: its class, configuration, layers or channels are not those that this fusion was made for; its
+                weights are offloaded; somebody's hook stands where a block would have to run.
             RuntimeError: this fusion is attached, or another one is to this denoiser.
         """
         denoiser = denoiser_of(pipe_or_denoiser)
@@ -189,6 +212,29 @@ class DeltaConvFusion(ModelMixin, ConfigMixin):
                 f"got {type(denoiser).__name__}"
             )
         return self._attach(denoiser, sites_to_convert(denoiser))
+
+    @classmethod
+    def attach_saved(
+        cls, pipe_or_denoiser: DiffusionPipeline | ModelMixin, path: str | os.PathLike | None = None, **options: Any
+    ) -> DeltaConvFusion:
+        """Attach the blocks that lie beside the model's own files since it was saved while converted.
+
+        Args:
+            path: the folder that it was saved to; unless given, the one that it was loaded from.
+            options: of `from_pretrained`, such as variant="fp16".
+
+        Raises:
+            FileNotFoundError: no side-car there.
+            TypeError, ValueError, RuntimeError: as `attach`.
+        """
+        denoiser = denoiser_of(pipe_or_denoiser)
+        folder = path if path is not None else denoiser.config.get("_name_or_path")
+        side_car = saved_beside(Path(folder)) if folder else None
+        if side_car is None:
+            raise FileNotFoundError(
+                f"path: no ΔConvBlocks beside the files of this {type(denoiser).__name__}: {folder}"
+            )
+        return cls.from_pretrained(side_car, **options).attach(denoiser)
 
     def detach(self) -> DeltaConvFusion:
         """Take the blocks out: the denoiser is the teacher again, bit for bit. Returns the fusion.
@@ -224,35 +270,9 @@ class DeltaConvFusion(ModelMixin, ConfigMixin):
         runs in its place, takes in and gives out, [B, H, W, C] each by layer name. As `record_features` otherwise."""
         return self._attached().control.recorder("calls")
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **options: Any) -> None:
-        """Write the side-car, config.json and safetensors: all of it or nothing, replacing an earlier side-car.
-
-        Args:
-            save_directory: a new directory or an earlier side-car.
-            options: of `ModelMixin.save_pretrained`.
-
-        Raises:
-            FileExistsError: the directory holds other things.
-        """
-        directory = Path(save_directory)
-        if directory.exists() and not is_side_car(directory, type(self).__name__):
-            raise FileExistsError(f"save_directory: expected a new directory or an earlier side-car, not {directory}")
-        with atomic_directory(directory) as partial:
-            super().save_pretrained(partial, **options)
-
-    @classmethod
-    def from_pretrained(cls, path: str | os.PathLike, **options: Any) -> DeltaConvFusion:
-        """Read a side-car, as float32 unless `torch_dtype` says otherwise; `attach` gives it the dtype of its denoiser.
-
-        Raises:
-            OSError: no side-car there.
-            ValueError: its weights are not those that its config names.
-        """
-        fusion, info = super().from_pretrained(path, output_loading_info=True, **options)
-        problems = {kind: info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]}
-        if problems:
-            raise ValueError(f"path: {path} does not hold the weights that its config names: {problems}")
-        return fusion
+    def __repr__(self) -> str:
+        """A summary of six lines; `report` has every layer."""
+        return summary(self.config, self.blocks, attached=self._attachment is not None)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DeltaConvFusion:
         """A detached copy; but as part of a copy of the denoiser, one that is attached to that copy."""
@@ -266,17 +286,18 @@ class DeltaConvFusion(ModelMixin, ConfigMixin):
 
     def _attach(self, denoiser: ModelMixin, sites: Sites) -> DeltaConvFusion:
         check_layers(sites.found, self.config.layers, self.config.excluded)
+        check_teacher(denoiser, self.config.get("teacher"))
         self._attachment = install(self, denoiser, sites, self.blocks)
         return self
 
     @contextmanager
     def _mode(self, mode: str) -> Iterator[None]:
-        control = self._attached().control
-        previous, control.mode = control.mode, mode
+        now = self._attached().control.now
+        previous, now.mode = now.mode, mode
         try:
             yield
         finally:
-            control.mode = previous
+            now.mode = previous
 
     def _attached(self) -> Attachment:
         if self._attachment is None:

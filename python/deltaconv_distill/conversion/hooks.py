@@ -6,6 +6,7 @@ They stay installed from attach to detach, whatever is switched on: torch.compil
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,37 +30,49 @@ AttentionCalls = dict[str, AttentionCall]  # by layer name
 
 
 @dataclass
-class Control:
-    """What an attached denoiser does now.
-
-    Features and calls are recorded only between the start and the end of a forward of the denoiser, never when backward
-    runs checkpointed blocks again: the tensors that a loss was computed from stay the ones in the dict.
-    """
+class State:
+    """What an attached denoiser does in one thread."""
 
     mode: str = STUDENT
     features: list[dict[str, Tensor]] = field(default_factory=list)  # that are being filled
     calls: list[AttentionCalls] = field(default_factory=list)
     recording: bool = False
 
+
+class Control(threading.local):
+    """What an attached denoiser does now, in each thread by itself: what one thread switches, no other sees.
+
+    Features and calls are recorded only between the start and the end of a forward of the denoiser, never when backward
+    runs checkpointed blocks again: the tensors that a loss was computed from stay the ones in the dict.
+    """
+
+    def __init__(self) -> None:
+        self.now = State()
+
+    def __reduce__(self) -> tuple[type[Control], tuple[()]]:
+        """A copy begins as the student, and so does what torch.save has written."""
+        return Control, ()
+
     @contextmanager
     def recorder(self, kind: str) -> Iterator[dict[str, Any]]:
         """Inside, forwards fill the dict with "features" or "calls", whichever `kind` is."""
         filled: dict[str, Any] = {}
-        setattr(self, kind, [*getattr(self, kind), filled])
+        now = self.now
+        setattr(now, kind, [*getattr(now, kind), filled])
         try:
             yield filled
         finally:
-            setattr(self, kind, [other for other in getattr(self, kind) if other is not filled])
+            setattr(now, kind, [other for other in getattr(now, kind) if other is not filled])
 
     def begin_forward(self, denoiser: nn.Module, args: Any) -> None:
         """Forward pre-hook of the denoiser."""
-        if self.features or self.calls:
-            self.recording = True
+        if self.now.features or self.now.calls:
+            self.now.recording = True
 
     def end_forward(self, denoiser: nn.Module, args: Any, output: Any) -> None:
         """Forward hook of the denoiser, called after an exception too."""
-        if self.recording:
-            self.recording = False
+        if self.now.recording:
+            self.now.recording = False
 
 
 class RouteHook:
@@ -74,7 +87,7 @@ class RouteHook:
 
     def __call__(self, owner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         height, width = (args[0] if args else kwargs["hidden_states"]).shape[-2:]
-        route = Route(height // self.patch_size, width // self.patch_size, self.control.mode)
+        route = Route(height // self.patch_size, width // self.patch_size, self.control.now.mode)
         if len(args) > self.position:
             before, given, after = args[: self.position], args[self.position], args[self.position + 1 :]
             return (*before, {**(given or {}), ROUTE: route}, *after), kwargs
@@ -90,8 +103,8 @@ class FeatureTap:
         self.layer = layer
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if self.control.recording:
-            for features in self.control.features:
+        if self.control.now.recording:
+            for features in self.control.now.features:
                 features[self.layer] = args[0]
 
 
@@ -103,10 +116,10 @@ class CallTap:
         self.layer = layer
 
     def __call__(self, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        if self.control.recording and self.control.calls:
+        if self.control.now.recording and self.control.now.calls:
             tokens = args[0] if args else kwargs["hidden_states"]
             grid = (kwargs[ROUTE].height, kwargs[ROUTE].width)
-            for calls in self.control.calls:
+            for calls in self.control.now.calls:
                 calls[self.layer] = AttentionCall(tokens.unflatten(1, grid), output.unflatten(1, grid))
 
 

@@ -81,20 +81,28 @@ def kernel_size_for_field(field: float) -> int:
     return min(max(2 * int(FIELD_FRACTION * field / 2) + 1, 3), MAX_KERNEL_SIZE)
 
 
-def select_layers(layers: Collection[str], exclude: Collection[str]) -> list[str]:
-    """The layers that none of the names and shell-style patterns in `exclude` fits.
+def select_layers(layers: Collection[str], exclude: Collection[str], only: Collection[str] = ()) -> list[str]:
+    """The layers that `only` names (all where it is empty) and `exclude` does not, by names or shell-style patterns.
 
     Raises:
-        ValueError: an entry of `exclude` fits no layer, or nothing is left.
+        ValueError: an entry fits no layer, or nothing is left.
     """
-    patterns = [exclude] if isinstance(exclude, str) else list(exclude)
-    for pattern in patterns:
-        if not any(fnmatchcase(layer, pattern) for layer in layers):
-            raise ValueError(f"exclude: {pattern!r} fits none of the self-attentions {list(layers)}")
-    selected = [layer for layer in layers if not any(fnmatchcase(layer, pattern) for pattern in patterns)]
+    excluded = _matching("exclude", layers, exclude)
+    wanted = _matching("only", layers, only) if only else set(layers)
+    selected = [layer for layer in layers if layer in wanted - excluded]
     if not selected:
-        raise ValueError(f"exclude: expected to leave a self-attention to replace, got {patterns}")
+        raise ValueError(f"exclude: expected to leave a self-attention to replace, got {exclude} and only={only}")
     return selected
+
+
+def _matching(argument: str, layers: Collection[str], given: Collection[str]) -> set[str]:
+    fitting = set()
+    for pattern in [given] if isinstance(given, str) else given:
+        matches = {layer for layer in layers if fnmatchcase(layer, pattern)}
+        if not matches:
+            raise ValueError(f"{argument}: {pattern!r} fits none of the self-attentions {list(layers)}")
+        fitting |= matches
+    return fitting
 
 
 def check_names(argument: str, given: Collection[str], expected: Collection[str]) -> None:

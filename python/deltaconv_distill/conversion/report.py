@@ -66,6 +66,7 @@ class FusionReport:
         lines = [
             f"{self.denoiser}: {len(self.layers)} self-attentions replaced, {len(self.excluded)} excluded, "
             f"{len(self.skipped)} skipped; kernel sizes {self.kernel_sizes_from}",
+            *(f"skipped {name}: {reason}" for name, reason in self.skipped.items()),
             f"parameters: {self.parameters_before:,} before, {self.parameters_after:,} after",
             f"{'layer':<{name_width}}  {'dim':>5}  {'K':>2}  {'tokens':>9}  "
             f"{'attention':>13}  {'ΔConvBlock':>13}  ratio",
@@ -84,6 +85,25 @@ class FusionReport:
 
     def _size(self, height: int | None, width: int | None) -> tuple[int, int]:
         return height or self.sample_size[0], width or self.sample_size[1]
+
+
+def summary(config: Mapping[str, Any], blocks: Mapping[str, DeltaConvBlock], attached: bool) -> str:
+    """A fusion in a few lines, whatever its size."""
+    sizes = [block.kernel_size for block in blocks.values()]
+    parameters = [parameter for block in blocks.values() for parameter in block.parameters()]
+    options = {(block.gate, block.factors) for block in blocks.values()}
+    return "\n".join(
+        [
+            f"DeltaConvFusion for a {config['denoiser']}, {'attached' if attached else 'not attached'}",
+            f"  blocks:       {len(blocks)}; {len(config['excluded'])} self-attentions were excluded",
+            f"  parameters:   {sum(parameter.numel() for parameter in parameters):,}, {parameters[0].dtype} on "
+            f"{parameters[0].device}",
+            f"  kernel sizes: {', '.join(f'{size} (x{sizes.count(size)})' for size in sorted(set(sizes)))}; "
+            f"{config['kernel_sizes_from']}",
+            f"  gate:         {'; '.join(f'{gate}, factors {factors}' for gate, factors in sorted(options))}",
+            "  fusion.report has every layer, parameters and FLOPs before and after",
+        ]
+    )
 
 
 def report_fusion(

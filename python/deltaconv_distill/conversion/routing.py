@@ -17,8 +17,11 @@ from torch import Tensor, nn
 
 from deltaconv_kernels import DeltaConvBlock
 
+from .forwards import exchange_forward, forget_outputs, why_shadowed
+
 ROUTE = "deltaconv_route"  # the private key in cross_attention_kwargs
 BLOCK = "deltaconv"  # the block's name inside a DeltaConvAttention
+ATTACHMENT = "_deltaconv_attachment"  # the attribute of a converted denoiser that ties it to its fusion
 
 STUDENT, TEACHER, REMOVED, POOL = "student", "teacher", "removed", "pool"
 
@@ -50,6 +53,10 @@ class DeltaConvAttention(Attention):
         **cross_attention_kwargs: Any,
     ) -> Tensor:
         """hidden_states: [B, L, C] with L = height * width of the route. Returns [B, L, C]."""
+        if type(self) is Attention:  # taken out again, while somebody's wrapper has kept this method
+            return Attention.forward(
+                self, hidden_states, encoder_hidden_states, attention_mask=attention_mask, **cross_attention_kwargs
+            )
         if deltaconv_route is None:
             raise RuntimeError(
                 "a converted self-attention was called without its grid: call the model that DeltaConvFusion was "
@@ -77,15 +84,26 @@ class DeltaConvAttention(Attention):
 
 
 def insert_block(attention: Attention, block: DeltaConvBlock) -> None:
-    """Let `block` stand in for `attention`."""
+    """Let `block` stand in for `attention`.
+
+    Raises:
+        ValueError: a forward stands on the instance that would run instead of the block; nothing has changed.
+    """
+    exchange_forward(attention, Attention.forward, DeltaConvAttention.forward)
+    if reason := why_shadowed(attention, DeltaConvAttention.forward):
+        exchange_forward(attention, DeltaConvAttention.forward, Attention.forward)
+        raise ValueError(f"{reason}; a ΔConvBlock in its place would never run")
     attention.__class__ = DeltaConvAttention
     attention.add_module(BLOCK, block)
+    forget_outputs(attention)
 
 
 def remove_block(attention: DeltaConvAttention) -> None:
     """Undo `insert_block`."""
     del attention._modules[BLOCK]
     attention.__class__ = Attention
+    exchange_forward(attention, DeltaConvAttention.forward, Attention.forward)
+    forget_outputs(attention)
 
 
 @contextmanager
@@ -103,12 +121,13 @@ def hidden_blocks(denoiser: nn.Module) -> Iterator[None]:
 def drop_block_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: Any) -> None:
     """State-dict hook for a part of a denoiser: asked for its own state (prefix ""), it answers with the teacher's.
 
-    `ControlNetModel.from_unet` loads such parts, strictly, into a model that has never been converted. The state dict
-    of the whole denoiser keeps the blocks: offloading looks up every parameter there under its own name.
+    `ControlNetModel.from_unet` and `UNetMotionModel.from_unet2d` load such parts, strictly, into models that have never
+    been converted. The state dict of the whole denoiser keeps the blocks: offloading looks up every parameter there
+    under its own name.
     """
     if prefix:
         return
     for name, part in module.named_modules():
         if isinstance(part, DeltaConvAttention):
-            for key in part._modules[BLOCK].state_dict(prefix=f"{name}.{BLOCK}."):
+            for key in part._modules[BLOCK].state_dict(prefix=f"{name}.{BLOCK}." if name else f"{BLOCK}."):
                 state_dict.pop(key, None)

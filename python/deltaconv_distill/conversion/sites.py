@@ -62,10 +62,7 @@ def denoiser_of(pipe_or_denoiser: DiffusionPipeline | ModelMixin) -> ModelMixin:
     Raises:
         TypeError: it is none of the supported models. A pipeline's ControlNet has to be given by itself.
     """
-    model: Any = pipe_or_denoiser
-    if isinstance(model, DiffusionPipeline):
-        unet = getattr(model, "unet", None)
-        model = getattr(model, "transformer", None) if unet is None else unet  # a compiled one has no truth value
+    model: Any = denoiser_as_called(pipe_or_denoiser)
     if is_compiled_module(model):
         model = model._orig_mod
     if not isinstance(model, DENOISERS):
@@ -75,6 +72,14 @@ def denoiser_of(pipe_or_denoiser: DiffusionPipeline | ModelMixin) -> ModelMixin:
             f"got {type(pipe_or_denoiser).__name__} with {type(model).__name__}"
         )
     return model
+
+
+def denoiser_as_called(pipe_or_denoiser: DiffusionPipeline | ModelMixin) -> Any:
+    """What a pipeline has as its unet or transformer, in its compiled form where it has that one."""
+    if not isinstance(pipe_or_denoiser, DiffusionPipeline):
+        return pipe_or_denoiser
+    unet = getattr(pipe_or_denoiser, "unet", None)  # a compiled one has no truth value
+    return getattr(pipe_or_denoiser, "transformer", None) if unet is None else unet
 
 
 def find_sites(denoiser: ModelMixin) -> Sites:
@@ -92,7 +97,22 @@ def find_sites(denoiser: ModelMixin) -> Sites:
                 sites.skipped[name] = reason
             else:
                 sites.found[name] = Site(name, block, patch_size(owner) * 2 ** _halvings(denoiser, name))
+    sites.skipped |= _outside_transformers(denoiser, sites)
     return sites
+
+
+def _outside_transformers(denoiser: ModelMixin, sites: Sites) -> dict[str, str]:
+    """Self-attentions that stand elsewhere, such as those of an AttnDownBlock2D, and why they cannot be replaced."""
+    inside = tuple(name.removesuffix("attn1") for name in (*sites.found, *sites.skipped))
+    reasons = {}
+    for name, module in denoiser.named_modules():
+        if not isinstance(module, Attention) or name.startswith(inside):
+            continue
+        if module.added_kv_proj_dim is not None:
+            reasons[name] = "it attends to the text and the image together"
+        elif not module.is_cross_attention:
+            reasons[name] = "it is not part of a BasicTransformerBlock"
+    return reasons
 
 
 def sites_to_convert(denoiser: ModelMixin) -> Sites:

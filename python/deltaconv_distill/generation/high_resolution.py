@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL, DiffusionPipeline
 from PIL import ImageOps
 from PIL.Image import Image, Resampling
 
-from ..conversion.sites import denoiser_of
+from ..conversion.sites import denoiser_as_called
 from .guidance import calls_of_one_sample
 from .image_to_image import PIXART, WITH_SIBLING, refine
 from .plan import Plan, plan_generation
@@ -92,7 +92,7 @@ def _sparing_memory(pipe: DiffusionPipeline, plan: Plan) -> Iterator[None]:
         if plan.tiled:
             stack.enter_context(_tiled(pipe.vae, pipe.vae_scale_factor))
         if not plan.batch_guidance:
-            stack.enter_context(calls_of_one_sample(denoiser_of(pipe)))
+            stack.enter_context(calls_of_one_sample(denoiser_as_called(pipe)))
         yield
 
 

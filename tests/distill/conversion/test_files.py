@@ -134,11 +134,11 @@ def test_saving_a_converted_pipeline_writes_teacher_and_side_car(
     DeltaConvFusion.convert(pipe, kernel_size=3)
     student = predict(pipe.unet)
     pipe.save_pretrained(tmp_path / "pipe")
-    assert "DeltaConvFusion.from_pretrained" in caplog.text
+    assert "DeltaConvFusion.attach_saved" in caplog.text
     assert load_file(tmp_path / "pipe" / "unet" / WEIGHTS).keys() == keys
     reloaded = StableDiffusionPipeline.from_pretrained(tmp_path / "pipe", safety_checker=None)
     assert torch.equal(predict(reloaded.unet), teacher)
-    DeltaConvFusion.from_pretrained(tmp_path / "pipe" / "unet" / "deltaconv_fusion").attach(reloaded)
+    DeltaConvFusion.from_pretrained(tmp_path / "pipe" / "unet" / "deltaconv.fusion").attach(reloaded)
     assert torch.equal(predict(reloaded.unet), student)
     assert torch.equal(predict(pipe.unet), student)
 
@@ -178,7 +178,7 @@ def test_deep_copies_are_independent(tmp_path: Path) -> None:
         assert list(features) == list(fusion.blocks)
     copied.save_pretrained(tmp_path / "copy")
     assert torch.equal(predict(UNet2DConditionModel.from_pretrained(tmp_path / "copy")), teacher)
-    side_car = DeltaConvFusion.from_pretrained(tmp_path / "copy" / "deltaconv_fusion")
+    side_car = DeltaConvFusion.from_pretrained(tmp_path / "copy" / "deltaconv.fusion")
     assert not any(block.weight.any() for block in side_car.blocks.values())
     fusion_of_copy.detach()
     assert torch.equal(predict(copied), teacher)

@@ -196,6 +196,18 @@ def test_guidance_without_its_batch_gives_the_same_picture(name: str) -> None:
     assert abs(pixels(images[0]) - pixels(images[1])).max() <= 1
 
 
+def test_guidance_without_its_batch_on_a_compiled_denoiser() -> None:
+    """It is the compiled form that the pipeline calls."""
+    torch.compiler.reset()
+    pipe = quiet(tiny_pixart())
+    batches: list[int] = []
+    pipe.transformer.pos_embed.register_forward_pre_hook(lambda _, args: batches.append(len(args[0])))
+    pipe.transformer = torch.compile(pipe.transformer, backend="eager")
+    plan = plan_generation(pipe, 16, 16, batch_guidance=False)
+    generate_high_resolution(pipe, "a cat", 16, 16, num_inference_steps=2, plan=plan)
+    assert set(batches) == {1}
+
+
 def test_autoencoder_works_in_tiles_from_a_size_on_and_only_then(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = quiet(tiny_sd())
     monkeypatch.setattr(planning, "LARGEST_UNTILED", 64)
