@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "lanes.h"
+#include "rounding.h"
 
 namespace ptx {
 
@@ -69,6 +70,31 @@ void add_comparisons(Opcodes& table, const std::string& type) {
   add("nan", lanes<Predicate(T, T)>([](T a, T b) { return std::isnan(a) || std::isnan(b); }));
 }
 
+// Two float32 in a register of 64 bits, from sm_100 on.
+struct Pair {
+  f32 low, high;
+};
+
+void add_pairs(Opcodes& table) {
+  for (const char* rounding : {"", "rn."}) {
+    const std::string name = std::string(rounding) + "f32x2";
+    table["add." + name] = lanes<Pair(Pair, Pair)>([](Pair a, Pair b) { return Pair{a.low + b.low, a.high + b.high}; });
+    table["sub." + name] = lanes<Pair(Pair, Pair)>([](Pair a, Pair b) { return Pair{a.low - b.low, a.high - b.high}; });
+    table["mul." + name] = lanes<Pair(Pair, Pair)>([](Pair a, Pair b) { return Pair{a.low * b.low, a.high * b.high}; });
+  }
+  table["fma.rn.f32x2"] = lanes<Pair(Pair, Pair, Pair)>(
+      [](Pair a, Pair b, Pair c) { return Pair{std::fma(a.low, b.low, c.low), std::fma(a.high, b.high, c.high)}; });
+}
+
+// A 16-bit value and a float32, from sm_100 on.
+void add_mixed_sums(Opcodes& table) {
+  for (const char* rounding : {"", "rn."}) {
+    const std::string name = std::string("add.") + rounding + "f32.";
+    table[name + "bf16"] = lanes<f32(u16, f32)>([](u16 a, f32 b) { return from_bfloat16(a) + b; });
+    table[name + "f16"] = lanes<f32(u16, f32)>([](u16 a, f32 b) { return from_float16(a) + b; });
+  }
+}
+
 // Towards minus infinity.
 void fma_down(Warp& warp, const Instruction& in, uint32_t mask) {
   std::fesetround(FE_DOWNWARD);
@@ -108,6 +134,8 @@ void add_floats(Opcodes& table) {
       },
       Named<f32>{"f32"}, Named<f64>{"f64"});
   table["fma.rm.f32"] = {fma_down, {4, 4, 4, 4}};
+  add_pairs(table);
+  add_mixed_sums(table);
   add_approximations(table);
 }
 

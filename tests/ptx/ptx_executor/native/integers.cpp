@@ -26,6 +26,21 @@ T wrap(Unsigned<T> value) {
   return static_cast<T>(value);
 }
 
+// `length` bits of `a` from `start` on, extended by the last of them if T has a sign; both counts are bytes.
+template <class T>
+T extract_bits(T a, u32 start, u32 length) {
+  constexpr u32 bits = 8 * sizeof(T);
+  start &= 0xff;
+  length &= 0xff;
+  if (length == 0) return 0;
+  const T shifted = start < bits ? T(Unsigned<T>(a) >> start) : T(0);
+  const u32 last = std::min(start + length, bits) - 1;
+  const bool fill = std::is_signed_v<T> && (Unsigned<T>(a) >> last & 1);
+  const u32 found = start < bits ? std::min(length, bits - start) : 0;
+  const Unsigned<T> inside = found < bits ? (Unsigned<T>(1) << found) - 1 : ~Unsigned<T>(0);
+  return T((Unsigned<T>(shifted) & inside) | (fill ? ~inside : 0));
+}
+
 template <class T>
 void add_arithmetic(Opcodes& table, const std::string& type) {
   using U = Unsigned<T>;
@@ -49,6 +64,10 @@ void add_arithmetic(Opcodes& table, const std::string& type) {
     constexpr u32 bits = 8 * sizeof(T);
     return by < bits ? T(a >> by) : std::is_signed_v<T> && a < 0 ? T(-1) : T(0);
   });
+  if constexpr (sizeof(T) >= 4) {
+    table["bfe." + type] =
+        lanes<T(T, u32, u32)>([](T a, u32 start, u32 length) { return extract_bits(a, start, length); });
+  }
   if constexpr (sizeof(T) <= 4) {
     table["mul.wide." + type] = lanes<Wide<T>(T, T)>([](T a, T b) { return Wide<T>(Wide<T>(a) * Wide<T>(b)); });
     table["mad.wide." + type] = lanes<Wide<T>(T, T, Wide<T>)>([](T a, T b, Wide<T> c) {

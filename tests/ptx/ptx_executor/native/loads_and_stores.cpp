@@ -63,12 +63,27 @@ void load(Warp& warp, const Instruction& in, uint32_t mask) {
   count(warp, access, addresses, mask);
 }
 
+// Whether an earlier lane stores the same value to the same place: whichever the hardware takes, it is right.
+bool is_repeated(const Warp& warp, const Instruction& in, const uint64_t* addresses, uint32_t mask, int lane) {
+  for (int other = 0; other < lane; ++other) {
+    if (!(mask >> other & 1) || addresses[other] != addresses[lane]) continue;
+    bool same = true;
+    for (int i = 0; i < in.access.elements; ++i) {
+      const std::byte* values = warp.frame + in.operands[1 + i];
+      same &= std::memcmp(values + other * in.width, values + lane * in.width, in.access.bytes) == 0;
+    }
+    return same;
+  }
+  return false;
+}
+
 void store(Warp& warp, const Instruction& in, uint32_t mask) {
   const Access& access = in.access;
   const int bytes = access.bytes * access.elements;
   uint64_t addresses[kLanes];
   for_each_lane(mask, [&](int lane) {
     addresses[lane] = address_of(warp, in.addresses[0], lane);
+    if (is_repeated(warp, in, addresses, mask, lane)) return;
     std::byte* to = writable(warp, access, addresses[lane], bytes, lane);
     for (int i = 0; i < access.elements; ++i) {
       std::memcpy(to + i * access.bytes, warp.frame + in.operands[1 + i] + lane * in.width, access.bytes);
