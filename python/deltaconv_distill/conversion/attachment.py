@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from diffusers import ModelMixin
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from deltaconv_kernels import DeltaConvBlock
@@ -17,7 +18,7 @@ from .frozen import freeze_replaced, unfreeze
 from .hooks import CallTap, Control, FeatureTap, RouteHook, drop_route
 from .placement import check_group_offload, move_beside
 from .processors import GuidanceCheck, report_unused, set_attn_processor
-from .routing import ATTACHMENT, DeltaConvAttention, drop_block_keys, insert_block, remove_block
+from .routing import ATTACHMENT, STUDENT, DeltaConvAttention, drop_block_keys, insert_block, remove_block
 from .saving import save_teacher_and_side_car
 from .sites import Sites, patch_size
 
@@ -51,6 +52,15 @@ class Attachment:
 def attachment_of(denoiser: ModelMixin) -> Attachment | None:
     """The attachment of a converted denoiser, None of any other."""
     return denoiser.__dict__.get(ATTACHMENT)
+
+
+def smallest_latents(denoiser: ModelMixin) -> int:
+    """The least height and width in latent pixels with which the blocks that run now can do; 1 where none does."""
+    attachment = attachment_of(denoiser)
+    if attachment is None or attachment.control.now.mode != STUDENT:
+        return 1
+    layers = attachment.fusion.report.layers
+    return max((max(layer.factors) - 1) * layer.stride + 1 for layer in layers)
 
 
 def install(
@@ -120,7 +130,7 @@ def _install_hooks(denoiser: ModelMixin, sites: Sites, control: Control) -> list
         denoiser.register_forward_hook(control.end_forward, always_call=True),
     ]
     for owner in sites.owners:
-        hook = RouteHook(control, owner, patch_size(owner))
+        hook = RouteHook(control, owner, patch_size(owner), _largest_factor(owner))
         handles.append(owner.register_forward_pre_hook(hook, with_kwargs=True))
         for block in owner.transformer_blocks:
             for attention in (block.attn1, block.attn2):
@@ -134,3 +144,8 @@ def _install_hooks(denoiser: ModelMixin, sites: Sites, control: Control) -> list
         if part is not denoiser and any(isinstance(module, DeltaConvAttention) for module in part.modules()):
             handles.append(part.register_state_dict_post_hook(drop_block_keys))
     return handles
+
+
+def _largest_factor(owner: nn.Module) -> int:
+    blocks = (module for module in owner.modules() if isinstance(module, DeltaConvBlock))
+    return max((factor for block in blocks for factor in block.factors), default=1)

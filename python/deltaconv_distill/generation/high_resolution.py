@@ -15,7 +15,7 @@ from PIL.Image import Image, Resampling
 
 from ..conversion.sites import denoiser_as_called
 from .guidance import calls_of_one_sample
-from .image_to_image import PIXART, WITH_SIBLING, refine
+from .image_to_image import PIXART, WITH_SIBLING, check_refinement, refine, steps_for
 from .plan import Plan, plan_generation
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,8 @@ def generate_high_resolution(
         prompt: one, or a list of them.
         height, width: in pixels.
         strength: above 0, at most 1: how much of the schedule a later stage runs; 1 keeps nothing of the image.
-        num_inference_steps: of the first stage; later ones run `strength` times as many, and at least one.
+        num_inference_steps: of the first stage; later ones run `strength` times as many, or one step of a schedule
+            that is long enough for it.
         guidance_scale: classifier-free guidance; 1 turns it off.
         generator: of all noise, or one for each prompt.
         plan: of `plan_generation`, which makes it where not given.
@@ -54,7 +55,7 @@ def generate_high_resolution(
 
     Raises:
         TypeError: another kind of pipeline.
-        ValueError: sizes or a strength that cannot work, naming the argument.
+        ValueError: sizes, a strength or a scheduler that cannot work, naming the argument, before the first step.
     """
     if not isinstance(pipe, (*WITH_SIBLING, *PIXART)):
         raise TypeError(
@@ -69,20 +70,18 @@ def generate_high_resolution(
     if plan.sizes[-1] != (height, width):
         raise ValueError(f"plan: expected one for {height} x {width} pixels, got one for {plan.sizes[-1]}")
     logger.info(f"generating in stages: {plan}")
-    shared: dict[str, Any] = {
-        "guidance_scale": guidance_scale,
-        "num_inference_steps": num_inference_steps,
-        "generator": generator,
-    }
+    later_steps = steps_for(strength, num_inference_steps)
+    if len(plan.sizes) > 1:
+        check_refinement(pipe, strength, later_steps)
+    shared: dict[str, Any] = {"guidance_scale": guidance_scale, "generator": generator, **options}
     if "use_resolution_binning" in inspect.signature(pipe.__call__).parameters:
-        options = {"use_resolution_binning": False, **options}  # sizes are those of the plan
+        shared = {"use_resolution_binning": False, **shared}  # sizes are those of the plan
     with _sparing_memory(pipe, plan):
-        strength = max(strength, (1 + 1e-6) / num_inference_steps)
-        (base_height, base_width), *later = plan.sizes
-        images = pipe(prompt, height=base_height, width=base_width, **shared, **options).images
+        (height, width), *later = plan.sizes
+        images = pipe(prompt, height=height, width=width, num_inference_steps=num_inference_steps, **shared).images
         for stage_height, stage_width in later:
             enlarged = [ImageOps.fit(image, (stage_width, stage_height), Resampling.LANCZOS) for image in images]
-            images = refine(pipe, prompt, enlarged, strength, **shared, **options)
+            images = refine(pipe, prompt, enlarged, strength, later_steps, **shared)
     return images
 
 

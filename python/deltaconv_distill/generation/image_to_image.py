@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Sequence
 from typing import Any
@@ -63,6 +64,49 @@ def encode(pipe: DiffusionPipeline, images: Sequence[Image], generator: Generato
     return torch.cat(latents) * pipe.vae.config.scaling_factor
 
 
+def check_refinement(pipe: DiffusionPipeline, strength: float, num_inference_steps: int) -> None:
+    """
+    Raises:
+        ValueError: `refine` cannot run with the pipeline's scheduler, naming it.
+    """
+    if not isinstance(pipe, WITH_SIBLING):
+        scheduler = copy.deepcopy(pipe.scheduler)
+        _set_timesteps(scheduler, last_timesteps(scheduler, strength, num_inference_steps, "cpu"), "cpu")
+
+
+def steps_for(strength: float, num_inference_steps: int) -> int:
+    """The length of a schedule of which the last `strength` share is at least one step: as asked, or more."""
+    while int(num_inference_steps * strength) < 1:
+        num_inference_steps += 1
+    return num_inference_steps
+
+
+def last_timesteps(scheduler: Any, strength: float, num_inference_steps: int, device: torch.device | str) -> Tensor:
+    """The last `strength` share of the schedule, one entry for each step.
+
+    Second-order schedulers such as HeunDiscreteScheduler list a timestep for each call of the denoiser, most of them
+    twice; given the list, they would double it again.
+    """
+    scheduler.set_timesteps(num_inference_steps, device=device)
+    timesteps = scheduler.timesteps
+    if scheduler.order > 1:
+        timesteps = torch.unique_consecutive(timesteps)
+    return timesteps[-int(num_inference_steps * strength) :]
+
+
+def _set_timesteps(scheduler: Any, timesteps: Tensor, device: torch.device | str) -> None:
+    name = type(scheduler).__name__
+    if "timesteps" not in inspect.signature(scheduler.set_timesteps).parameters:
+        raise ValueError(
+            "pipe: expected a scheduler that takes timesteps, such as DPMSolverMultistepScheduler, to denoise from an "
+            f"image, got {name}"
+        )
+    try:
+        scheduler.set_timesteps(timesteps=timesteps.tolist(), device=device)
+    except ValueError as error:  # with Karras sigmas and the like
+        raise ValueError(f"pipe: {name}, as configured, cannot denoise from an image: {error}") from error
+
+
 def denoise_from(
     pipe: DiffusionPipeline,
     prompt: str | Sequence[str],
@@ -75,20 +119,13 @@ def denoise_from(
     """`refine` for pipelines without a sibling: their own loop, on the last part of the schedule.
 
     Raises:
-        ValueError: the scheduler cannot run given timesteps.
+        ValueError: as `check_refinement`.
     """
     scheduler = pipe.scheduler
-    if "timesteps" not in inspect.signature(scheduler.set_timesteps).parameters:
-        raise ValueError(
-            f"pipe: expected a scheduler that takes timesteps, such as DPMSolverMultistepScheduler, to denoise from "
-            f"an image, got {type(scheduler).__name__}"
-        )
-    scheduler.set_timesteps(num_inference_steps, device=latents.device)
-    steps = min(int(num_inference_steps * strength), num_inference_steps)
-    timesteps = scheduler.timesteps[-steps * scheduler.order :]
+    timesteps = last_timesteps(scheduler, strength, num_inference_steps, latents.device)
     noise = randn_tensor(latents.shape, generator, latents.device, latents.dtype)
     noised = scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(latents)))
-    scheduler.set_timesteps(timesteps=timesteps.tolist(), device=latents.device)  # as the pipeline will
+    _set_timesteps(scheduler, timesteps, latents.device)  # as the pipeline will
     height, width = (side * pipe.vae_scale_factor for side in latents.shape[-2:])
     return pipe(
         prompt,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from diffusers import DiffusionPipeline, PixArtTransformer2DModel
 
+from ..conversion.attachment import smallest_latents
 from ..conversion.sites import denoiser_of
 from .memory import denoiser_memory, free_memory
 
@@ -72,6 +73,8 @@ def plan_generation(
             if size > limit:
                 raise ValueError(f"{name}: expected at most the image's own {limit} pixels, got {size}")
     sizes = _stages(base, (height, width), largest_upscale, multiple)
+    for stage in sizes:
+        _check_blocks(pipe, *stage)
     memory = None
     if batch_guidance is None:
         batch_guidance, memory = _fit_guidance(pipe, sizes, images) if guidance and len(sizes) > 1 else (True, None)
@@ -103,6 +106,14 @@ def size_multiple(pipe: DiffusionPipeline) -> int:
 def _check_size(name: str, size: int, multiple: int) -> None:
     if size < multiple or size % multiple:
         raise ValueError(f"{name}: expected a multiple of {multiple} pixels, got {size}")
+
+
+def _check_blocks(pipe: DiffusionPipeline, height: int, width: int) -> None:
+    """As `RouteHook` does in the middle of a forward, for the layer with the fewest tokens."""
+    smallest = smallest_latents(denoiser_of(pipe)) * pipe.vae_scale_factor
+    for name, size in (("height", height), ("width", width)):
+        if size < smallest:
+            raise ValueError(f"{name}: expected at least {smallest} pixels for this model's ΔConvBlocks, got {size}")
 
 
 def _base_size(pipe: DiffusionPipeline, height: int, width: int, multiple: int) -> Size:

@@ -25,10 +25,11 @@ from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
     StableDiffusionControlNetPipeline,
 )
 from PIL import Image
-from tiny_pipelines import tiny_controlnet, tiny_pixart, tiny_sd, tiny_sdxl
+from tiny_pipelines import predict, tiny_controlnet, tiny_pixart, tiny_pixart_transformer, tiny_sd, tiny_sdxl
 
 from deltaconv_kernels.testing import relative_error
 
@@ -133,18 +134,40 @@ def test_weak_refinement_keeps_the_first_stage(name: str) -> None:
     assert distance(0.05) < 0.5 * distance(1.0)
 
 
+@pytest.mark.parametrize(("steps", "strength", "guidance"), [(3, 0.01, 5.0), (1, 0.4, 0.0), (2, 0.9, 5.0)])
 @pytest.mark.parametrize("name", PIPELINES)
-def test_a_later_stage_runs_at_least_one_step(name: str) -> None:
+def test_a_later_stage_runs_at_least_one_step(name: str, steps: int, strength: float, guidance: float) -> None:
+    """Also of models that need one step (Turbo), whose only step would keep nothing of the first stage."""
     pipe = quiet(PIPELINES[name]())
-    calls: list[int] = []
+    calls: list[float] = []
     denoiser = pipe.transformer if name == "pixart" else pipe.unet
-    denoiser.register_forward_pre_hook(lambda *_: calls.append(1))
-    image = generate_high_resolution(pipe, "a cat", 32, 32, strength=0.01, num_inference_steps=3)[0]
+    denoiser.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append(float((kwargs["timestep"] if name == "pixart" else args[1]).max())),
+        with_kwargs=True,
+    )
+    options: dict[str, Any] = {"strength": strength, "num_inference_steps": steps, "guidance_scale": guidance}
+    image = generate_high_resolution(pipe, "a cat", 32, 32, **options)[0]
     assert image.size == (32, 32)
-    assert len(calls) == 3 + 1
+    assert len(calls) == steps + 1
+    assert calls[-1] <= 1000 * strength + 1
 
 
-@pytest.mark.parametrize("scheduler", [DPMSolverMultistepScheduler, EulerDiscreteScheduler])
+HEUN = {"beta_schedule": "scaled_linear", "steps_offset": 1}
+
+
+@pytest.mark.parametrize(("strength", "calls"), [(0.5, 3 + 2), (1.0, 6 + 5)])
+def test_second_order_scheduler_is_given_each_timestep_once(strength: float, calls: int) -> None:
+    """A call for each step, and one more for each but the last."""
+    pipe = quiet(tiny_pixart())
+    pipe.scheduler = HeunDiscreteScheduler(**HEUN)
+    counted: list[int] = []
+    pipe.transformer.register_forward_pre_hook(lambda *_: counted.append(1))
+    image = generate_high_resolution(pipe, "a cat", 32, 48, num_inference_steps=6, strength=strength)[0]
+    assert image.size == (48, 32)
+    assert len(counted) == 6 + 5 + calls
+
+
+@pytest.mark.parametrize("scheduler", [DPMSolverMultistepScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler])
 def test_pixart_s_way_is_that_of_diffusers(scheduler: type) -> None:
     """From the same latents and noise, on a model for which diffusers has an image-to-image pipeline."""
     pipe = quiet(tiny_sd())
@@ -156,11 +179,41 @@ def test_pixart_s_way_is_that_of_diffusers(scheduler: type) -> None:
     assert relative_error(ours, theirs) <= 1e-6
 
 
-def test_scheduler_that_cannot_start_late() -> None:
-    pipe = tiny_pixart()
-    pipe.scheduler = DDIMScheduler()
-    with pytest.raises(ValueError, match=r"pipe: expected a scheduler that takes timesteps, .* got DDIMScheduler"):
-        denoise_from(pipe, "a cat", torch.zeros(1, 4, 8, 8), 0.5, 4, None)
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        (DDIMScheduler(), "expected a scheduler that takes timesteps, .* got DDIMScheduler"),
+        (EulerDiscreteScheduler(use_karras_sigmas=True), "EulerDiscreteScheduler, as configured, cannot denoise from"),
+    ],
+    ids=["no timesteps", "not with Karras sigmas"],
+)
+def test_scheduler_that_cannot_start_late_is_refused_before_the_first_step(scheduler: Any, message: str) -> None:
+    pipe = quiet(tiny_pixart())
+    pipe.scheduler = scheduler
+    pipe.transformer.register_forward_pre_hook(lambda *_: pytest.fail("the denoiser ran"))
+    with pytest.raises(ValueError, match=f"pipe: {message}"):
+        generate_high_resolution(pipe, "a cat", 32, 32, num_inference_steps=2)
+
+
+def test_latents_that_patches_do_not_cover_are_refused() -> None:
+    transformer = tiny_pixart_transformer()
+    DeltaConvFusion.convert(transformer, kernel_size=3)
+    with pytest.raises(ValueError, match=r"multiples of 2, the patch size, got 8 x 9"):
+        predict(transformer, 8, 9)
+
+
+def test_images_too_small_for_the_blocks_are_refused_before_the_first_step() -> None:
+    pipe = quiet(tiny_sd())
+    fusion = DeltaConvFusion.convert(pipe, kernel_size=3, factors=(1, 4))
+    with pytest.raises(ValueError, match="width: expected at least 14 pixels for this model's ΔConvBlocks, got 8"):
+        generate_high_resolution(pipe, "a cat", 16, 8)
+    with pytest.raises(
+        ValueError, match="hidden_states: 2 x 2 tokens are too few for ΔConvBlocks that reduce them by 4"
+    ):
+        predict(pipe.unet, 4, 4)
+    assert predict(pipe.unet, 7, 7).shape == (2, 4, 7, 7)
+    with fusion.teacher():
+        assert generate_high_resolution(pipe, "a cat", 16, 8, num_inference_steps=1)[0].size == (8, 16)
 
 
 @pytest.mark.parametrize(

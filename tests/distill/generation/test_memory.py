@@ -29,7 +29,7 @@ def test_calls_of_one_sample_are_exact(name: str, converted: bool) -> None:
     denoiser = DENOISERS[name]().double()
     if converted:
         DeltaConvFusion.convert(denoiser, kernel_size=3)
-    inputs = denoiser_inputs(denoiser, 6, 9, batch=3)
+    inputs = denoiser_inputs(denoiser, 6, 10, batch=3)
     kind = type(denoiser)
     whole = denoiser(**inputs)
     batches: list[int] = []
