@@ -10,11 +10,25 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
-from setuptools import Extension, setup
-from setuptools.command.bdist_wheel import bdist_wheel
-from setuptools.command.build_ext import build_ext
+import setuptools
+
+SETUPTOOLS = 77  # the first that reads pyproject.toml's license as it stands there, and has bdist_wheel
+
+# An isolated build brings both (pyproject.toml); `pip install --no-build-isolation` takes what is there.
+if int(setuptools.__version__.split(".")[0]) < SETUPTOOLS:
+    raise SystemExit(
+        f"deltaconv-kernels: building needs setuptools >= {SETUPTOOLS}, this environment has {setuptools.__version__}: "
+        f"pip install 'setuptools>={SETUPTOOLS}'"
+    )
+if find_spec("torch") is None:
+    raise SystemExit("deltaconv-kernels: building needs torch >= 2.11 in this environment, which has none")
+
+from setuptools import Extension, setup  # noqa: E402  after the check of its version
+from setuptools.command.bdist_wheel import bdist_wheel  # noqa: E402
+from setuptools.command.build_ext import build_ext  # noqa: E402
 
 ROOT = Path(__file__).parent.resolve()
 KNOBS = ("DELTACONV_CUDA", "DELTACONV_CUDA_ARCHS")
@@ -36,7 +50,7 @@ class CMakeBuild(build_ext):
         tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         cmake, ninja = (shutil.which(tool, path=tools) for tool in ("cmake", "ninja"))
         if not cmake or not ninja:
-            raise SystemExit("deltaconv-kernels: building needs cmake and ninja: pip install cmake ninja")
+            raise SystemExit("deltaconv-kernels: building needs cmake >= 3.25 and ninja: pip install cmake ninja")
         configure = [cmake, "-S", str(ROOT), "-B", str(folder), "-G", "Ninja"]
         configure += [f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DPython_EXECUTABLE={sys.executable}"]
         configure += [f"-D{knob}={os.environ[knob]}" for knob in KNOBS if knob in os.environ]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,37 +27,29 @@ class Backend:
     name: str
     device_types: tuple[str, ...] | None  # None: any
     dtypes: tuple[torch.dtype, ...]
-    why_not_here: Callable[[], str | None]
+    why_not_here: Callable[[], str | None]  # on this machine at all
     forward: Callable[..., Tensor]
     backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    why_not_on: Callable[[int], str | None] = lambda index: None  # on the device of this index
 
-    def why_not(self, device_type: str, dtype: torch.dtype) -> str | None:
+    def why_not(self, device: torch.device, dtype: torch.dtype) -> str | None:
         """None if this backend can compute on such tensors, else the reason."""
-        if self.device_types is not None and device_type not in self.device_types:
-            return f"it runs on {' or '.join(self.device_types)}, x is on {device_type}"
+        if self.device_types is not None and device.type not in self.device_types:
+            return f"it runs on {' or '.join(self.device_types)}, x is on {device.type}"
         if dtype not in self.dtypes:
             return f"it computes in {', '.join(map(str, self.dtypes))}, x is {dtype}"
-        return self.why_not_here()
-
-
-OLDEST_GPU = (8, 0)  # compute capability; what csrc/cuda is compiled for, or later
+        reason = self.why_not_here()
+        if reason is None and device.index is not None:
+            reason = self.why_not_on(device.index)
+        return reason
 
 
 def _why_not_cuda() -> str | None:
-    reason = native.why_not_loaded("cuda")
-    if reason is not None:
-        return reason
-    if not torch.cuda.is_available():
-        return "no CUDA device was found"
-    for index in range(torch.cuda.device_count()):
-        capability = torch.cuda.get_device_capability(index)
-        if capability < OLDEST_GPU:
-            found, oldest = ".".join(map(str, capability)), ".".join(map(str, OLDEST_GPU))
-            return f"GPU {index} has compute capability {found}, the kernels need {oldest}"
-    return None
+    # Without a GPU the driver says why; with some, each is asked when it is used (`why_not_on`).
+    return native.why_not_loaded("cuda") or (None if torch.cuda.device_count() else native.why_not_on_gpu(0))
 
 
-def _native(name: str, dtypes: tuple[torch.dtype, ...], why_not_here: Callable[[], str | None]) -> Backend:
+def _native(name: str, dtypes: tuple[torch.dtype, ...], why_not_here: Callable[[], str | None], **on: Any) -> Backend:
     """A library of csrc/<name>, for the device type of the same name; it takes the gate as an index."""
     forward = getattr(torch.ops.deltaconv, f"pyramid_{name}").default
     backward = getattr(torch.ops.deltaconv, f"pyramid_backward_{name}").default
@@ -68,7 +62,7 @@ def _native(name: str, dtypes: tuple[torch.dtype, ...], why_not_here: Callable[[
     def run_backward(grad, x, weight, bias, factors, gate, gate_scale, output_mask):
         return backward(grad, x, weight, bias, factors, index(gate), gate_scale, output_mask)
 
-    return Backend(name, (name,), dtypes, why_not_here, run_forward, run_backward)
+    return Backend(name, (name,), dtypes, why_not_here, run_forward, run_backward, **on)
 
 
 _TRITON = Backend(
@@ -84,7 +78,12 @@ _TRITON = Backend(
 _BACKENDS = {
     backend.name: backend
     for backend in (
-        _native("cuda", (torch.float32, torch.bfloat16, torch.float16), _why_not_cuda),
+        _native(
+            "cuda",
+            (torch.float32, torch.bfloat16, torch.float16),
+            _why_not_cuda,
+            why_not_on=lambda index: native.why_not_on_gpu(index),
+        ),
         *([] if triton.interpreted() else [_TRITON]),
         _native("cpu", validation.DTYPES, lambda: native.why_not_loaded("cpu")),
         Backend(
@@ -102,16 +101,31 @@ _BACKENDS = {
 
 @dataclass(frozen=True)
 class BackendStatus:
-    """Whether a backend can run on this machine, and if not, why."""
+    """Whether a backend can run on this machine, and if not, why.
+
+    Where it can run on some GPUs only, it is available and `reason` names the others.
+    """
 
     available: bool
     reason: str | None
 
 
 def backends() -> dict[str, BackendStatus]:
-    """Every backend by name, in the order "auto" prefers them, with the reason where one cannot run here."""
-    reasons = {name: backend.why_not_here() for name, backend in _BACKENDS.items()}
-    return {name: BackendStatus(reason is None, reason) for name, reason in reasons.items()}
+    """Every backend by name, in the order "auto" prefers them, with the reason where one cannot run here.
+
+    This is a diagnosis: it asks every GPU, and so makes a CUDA context on each. Computing asks only the GPU in use.
+    """
+    return {name: _status(backend) for name, backend in _BACKENDS.items()}
+
+
+def _status(backend: Backend) -> BackendStatus:
+    reason = backend.why_not_here()
+    if reason is not None:
+        return BackendStatus(False, reason)
+    gpus = range(torch.cuda.device_count()) if backend.device_types == ("cuda",) else ()
+    reasons = [backend.why_not_on(index) for index in gpus]
+    refused = [reason for reason in reasons if reason is not None]
+    return BackendStatus(not reasons or None in reasons, "; ".join(refused) or None)
 
 
 def _checked(name: str, source: str) -> str:
@@ -144,11 +158,11 @@ def use_backend(name: str) -> Iterator[None]:
         _requested = previous
 
 
-def why_not_in_use(name: str, device_type: str, dtype: torch.dtype) -> str | None:
+def why_not_in_use(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
     """None if the backend ``name`` is in use, or may be under "auto", and computes on such tensors; else the reason."""
     if _requested not in (AUTO, name):
         return f"the backend in use is {_requested!r}"
-    return _BACKENDS[name].why_not(device_type, dtype)
+    return _BACKENDS[name].why_not(device, dtype)
 
 
 def choose_backend(x: Tensor, weight: Tensor | None = None, factors: Sequence[int] = ()) -> Backend:
@@ -157,7 +171,7 @@ def choose_backend(x: Tensor, weight: Tensor | None = None, factors: Sequence[in
     Where that is "cuda" and the problem is given: "triton" instead, if it was measured ahead on such problems
     (docs/triton.md). The batch plays no part, nor does the pass.
     """
-    backend = _choose(_requested, x.device.type, x.dtype)
+    backend = _choose(_requested, x.device, x.dtype)
     if backend.name == "cuda" and _requested == AUTO and weight is not None and _is_triton_ahead(x, weight, factors):
         return _BACKENDS["triton"]
     return backend
@@ -171,14 +185,25 @@ def _is_triton_ahead(x: Tensor, weight: Tensor, factors: Sequence[int]) -> bool:
 
 
 @cache  # what a backend can do does not change while a process lives
-def _choose(requested: str, device_type: str, dtype: torch.dtype) -> Backend:
+def _choose(requested: str, device: torch.device, dtype: torch.dtype) -> Backend:
     if requested == AUTO:
-        return next(backend for backend in _BACKENDS.values() if backend.why_not(device_type, dtype) is None)
+        chosen = next(backend for backend in _BACKENDS.values() if backend.why_not(device, dtype) is None)
+        cuda = _BACKENDS["cuda"]
+        if device.type == "cuda" and torch.version.cuda and chosen is not cuda and dtype in cuda.dtypes:
+            _warn_without_cuda(str(cuda.why_not(device, dtype)), chosen.name)
+        return chosen
     backend = _BACKENDS[requested]
-    reason = backend.why_not(device_type, dtype)
+    reason = backend.why_not(device, dtype)
     if reason is not None:
         raise RuntimeError(f"backend {backend.name!r} was requested but cannot run: {reason}")
     return backend
+
+
+@cache  # once for each reason, whatever the dtype
+def _warn_without_cuda(reason: str, instead: str) -> None:
+    warnings.warn(
+        f"deltaconv: the cuda backend cannot run, {instead!r} computes instead: {reason}", RuntimeWarning, stacklevel=2
+    )
 
 
 def _forward(

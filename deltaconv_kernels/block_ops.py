@@ -118,7 +118,7 @@ def why_not_fused(x: Tensor, inter: int, factors: Sequence[int], residual: Tenso
     if dim % ALIGNMENT or inter % ALIGNMENT or local % ALIGNMENT:
         return f"dim = {dim}, inter = {inter} and S * inter / 2 = {local} are not all multiples of {ALIGNMENT}"
     # The choice of a backend cannot be traced, nor is it fixed in a graph: the operator makes it at each call.
-    return None if torch.compiler.is_compiling() else why_not_in_use("cuda", x.device.type, x.dtype)
+    return None if torch.compiler.is_compiling() else why_not_in_use("cuda", x.device, x.dtype)
 
 
 def _composed(*arguments: Any) -> Tensor:

@@ -23,7 +23,28 @@ def why_not_loaded(backend: str) -> str | None:
     try:
         torch.ops.load_library(path)
     except OSError as error:
-        return f"{path.name} could not be loaded: {error}"
+        # torch's message has only the path; what the loader said (an undefined symbol, a missing library) is its cause.
+        return f"{path.name} could not be loaded: {error.__cause__ or error}"
     if not torch._C._dispatch_has_kernel_for_dispatch_key(f"deltaconv::pyramid_{backend}", backend.upper()):
         return f"{path.name} holds no pyramid kernels in this version"
     return None
+
+
+@cache
+def why_not_on_gpu(index: int) -> str | None:
+    """None if the loaded CUDA library's kernels can run on this GPU, else the reason. Asked once for each GPU."""
+    try:
+        gpu_architecture(index)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        return f"GPU {index}: {reason}" if torch.cuda.device_count() else reason
+    return None if torch.cuda.device_count() else "torch finds no CUDA device"
+
+
+def gpu_architecture(index: int) -> int:
+    """The architecture of the code that a GPU runs, such as 90 for sm_90.
+
+    Raises:
+        RuntimeError: why it runs none: no GPU, an old driver, or nothing compiled in that it can run.
+    """
+    return torch.ops.deltaconv.cuda_architecture(index)

@@ -28,7 +28,7 @@ def block_on_host(*arguments):
 def fused(host, monkeypatch):
     """CPU tensors take the fused path; counts the launches since the last call."""
     monkeypatch.setattr(block_ops, "FUSED_ON", ("cpu",))
-    monkeypatch.setattr(block_ops, "why_not_in_use", lambda name, device_type, dtype: None)
+    monkeypatch.setattr(block_ops, "why_not_in_use", lambda name, device, dtype: None)
     library = torch.library.Library("deltaconv", "IMPL")
     library.impl("block_cuda", block_on_host, "CPU")
     last = host.launches()
@@ -179,8 +179,8 @@ def test_reasons(fused, block, monkeypatch):
 def test_the_backend_in_use_decides(block):
     """Without a GPU, or with another backend asked for, the operator is composed."""
     with torch.no_grad(), dk.use_backend("reference"):
-        assert why_not_in_use("cuda", "cuda", torch.bfloat16) == "the backend in use is 'reference'"
-    assert why_not_in_use("cuda", "cpu", torch.bfloat16) == "it runs on cuda, x is on cpu"
+        assert why_not_in_use("cuda", torch.device("cuda"), torch.bfloat16) == "the backend in use is 'reference'"
+    assert why_not_in_use("cuda", torch.device("cpu"), torch.bfloat16) == "it runs on cuda, x is on cpu"
 
 
 @torch.no_grad()

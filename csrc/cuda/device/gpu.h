@@ -101,14 +101,15 @@ __global__ void __launch_bounds__(Kernel::kMaxThreads, Kernel::kMinBlocks)
   Kernel::run(arguments);
 }
 
+// An error is reported once: CUDA keeps the last one until somebody asks, and the next launch would report it again.
 inline void check_launch(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) {
-    throw std::runtime_error(std::string("deltaconv cuda: ") + what + ": " + cudaGetErrorString(error));
-  }
+  if (error == cudaSuccess) return;
+  cudaGetLastError();
+  throw std::runtime_error(std::string("deltaconv cuda: ") + what + ": " + cudaGetErrorString(error));
 }
 
-// Once for each kernel and device: a block may have all the shared memory that the device has, and the L1
-// cache gives way to it, so that as many blocks are resident as the plan expects.
+// Once for each kernel and device: a block may have all the shared memory that the device has beside the kernel's own,
+// and the L1 cache gives way to it, so that as many blocks are resident as the plan expects.
 template <class Kernel, class Arguments>
 void allow_shared_memory() {
   static std::atomic<uint64_t> allowed{0};  // a bit for each device
@@ -117,23 +118,28 @@ void allow_shared_memory() {
   const uint64_t bit = device < 64 ? uint64_t{1} << device : 0;
   if (allowed.load(std::memory_order_relaxed) & bit) return;
   const auto entry = pyramid_kernel<Kernel, Arguments>;
+  cudaFuncAttributes attributes{};
+  check_launch(cudaFuncGetAttributes(&attributes, entry), "kernel");
   check_launch(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "shared memory");
-  check_launch(cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize, limit), "shared memory");
+  const int dynamic = limit - static_cast<int>(attributes.sharedSizeBytes);
+  check_launch(cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic), "shared memory");
   check_launch(
       cudaFuncSetAttribute(entry, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
       "shared memory");
   allowed.fetch_or(bit, std::memory_order_relaxed);
 }
 
+// cudaLaunchKernel returns this launch's own error; after <<<>>> one would have to ask for the last, whoever left it.
 template <class Kernel, class Arguments>
 void launch(const Grid& grid, const Arguments& arguments, Stream stream) {
   static_assert(sizeof(Arguments) <= 4096);  // what every driver passes to a kernel
   if (grid.blocks == 0) return;
   allow_shared_memory<Kernel, Arguments>();
-  pyramid_kernel<Kernel>
-      <<<static_cast<unsigned>(grid.blocks), grid.threads, grid.shared_bytes, static_cast<cudaStream_t>(stream)>>>(
-          arguments);
-  check_launch(cudaGetLastError(), "launch");
+  void* parameters[] = {const_cast<Arguments*>(&arguments)};
+  const auto entry = reinterpret_cast<const void*>(&pyramid_kernel<Kernel, Arguments>);
+  check_launch(cudaLaunchKernel(entry, dim3(static_cast<unsigned>(grid.blocks)), dim3(grid.threads), parameters,
+                                grid.shared_bytes, static_cast<cudaStream_t>(stream)),
+               "launch");
 }
 
 }  // namespace deltaconv::cuda

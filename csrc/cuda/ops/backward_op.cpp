@@ -3,6 +3,7 @@
 
 #include "cuda/ops/device_properties.h"
 #include "cuda/ops/launch.h"
+#include "cuda/ops/stream.h"
 #include "cuda/ops/tensors.h"
 
 namespace deltaconv::cuda {

@@ -4,6 +4,7 @@
 
 #include "cuda/ops/device_properties.h"
 #include "cuda/ops/fused_block.h"
+#include "cuda/ops/stream.h"
 #include "cuda/ops/tensors.h"
 
 namespace deltaconv::cuda {

@@ -1,7 +1,5 @@
 #include "cuda/ops/tensors.h"
 
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-
 #include <limits>
 
 namespace deltaconv::cuda {
@@ -29,12 +27,6 @@ void check_limits(const Sizes& sizes) {
 PlanProblem plan_problem_of(const Inputs& inputs) {
   check_limits(inputs.sizes);
   return {inputs.sizes, inputs.factors, check_type(inputs.x)};
-}
-
-Stream current_stream(int32_t device) {
-  Stream stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-  return stream;
 }
 
 }  // namespace deltaconv::cuda

@@ -12,9 +12,6 @@ namespace deltaconv::cuda {
 // Raises: a storage type without kernels; an axis beyond what positions in 32 bits allow (geometry.h).
 PlanProblem plan_problem_of(const Inputs& inputs);
 
-// The stream that torch's kernels run on.
-Stream current_stream(int32_t device);
-
 template <class T>
 Image<const T> image_of(const Tensor& tensor) {
   return {static_cast<const T*>(tensor.const_data_ptr()), tensor.stride(0), tensor.stride(1), tensor.stride(2)};
