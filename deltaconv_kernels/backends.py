@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +29,7 @@ class Backend:
     why_not_here: Callable[[], str | None]  # on this machine at all
     forward: Callable[..., Tensor]
     backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
-    why_not_on: Callable[[int], str | None] = lambda index: None  # on the device of this index
+    why_not_on: Callable[[int], str | None]  # on the device of this index
 
     def why_not(self, device: torch.device, dtype: torch.dtype) -> str | None:
         """None if this backend can compute on such tensors, else the reason."""
@@ -49,7 +48,16 @@ def _why_not_cuda() -> str | None:
     return native.why_not_loaded("cuda") or (None if torch.cuda.device_count() else native.why_not_on_gpu(0))
 
 
-def _native(name: str, dtypes: tuple[torch.dtype, ...], why_not_here: Callable[[], str | None], **on: Any) -> Backend:
+def _anywhere(index: int) -> None:
+    """On every device."""
+
+
+def _native(
+    name: str,
+    dtypes: tuple[torch.dtype, ...],
+    why_not_here: Callable[[], str | None],
+    why_not_on: Callable[[int], str | None] = _anywhere,
+) -> Backend:
     """A library of csrc/<name>, for the device type of the same name; it takes the gate as an index."""
     forward = getattr(torch.ops.deltaconv, f"pyramid_{name}").default
     backward = getattr(torch.ops.deltaconv, f"pyramid_backward_{name}").default
@@ -62,7 +70,7 @@ def _native(name: str, dtypes: tuple[torch.dtype, ...], why_not_here: Callable[[
     def run_backward(grad, x, weight, bias, factors, gate, gate_scale, output_mask):
         return backward(grad, x, weight, bias, factors, index(gate), gate_scale, output_mask)
 
-    return Backend(name, (name,), dtypes, why_not_here, run_forward, run_backward, **on)
+    return Backend(name, (name,), dtypes, why_not_here, run_forward, run_backward, why_not_on)
 
 
 _TRITON = Backend(
@@ -72,6 +80,7 @@ _TRITON = Backend(
     triton.why_not_here,
     triton.pyramid_forward,
     triton.pyramid_backward,
+    _anywhere,
 )
 
 # In the order in which "auto" tries them. The reference takes anything: what follows it must be asked for.
@@ -82,7 +91,7 @@ _BACKENDS = {
             "cuda",
             (torch.float32, torch.bfloat16, torch.float16),
             _why_not_cuda,
-            why_not_on=lambda index: native.why_not_on_gpu(index),
+            native.why_not_on_gpu,
         ),
         *([] if triton.interpreted() else [_TRITON]),
         _native("cpu", validation.DTYPES, lambda: native.why_not_loaded("cpu")),
@@ -93,6 +102,7 @@ _BACKENDS = {
             lambda: None,
             reference.pyramid_forward,
             reference.pyramid_backward,
+            _anywhere,
         ),
         *([_TRITON] if triton.interpreted() else []),
     )
@@ -163,6 +173,17 @@ def why_not_in_use(name: str, device: torch.device, dtype: torch.dtype) -> str |
     if _requested not in (AUTO, name):
         return f"the backend in use is {_requested!r}"
     return _BACKENDS[name].why_not(device, dtype)
+
+
+def why_not_on(name: str, device: torch.device) -> str | None:
+    """None if the backend ``name`` can compute on this device, else the reason."""
+    backend = _BACKENDS[name]
+    return backend.why_not(device, backend.dtypes[0])
+
+
+def dtypes_of(name: str) -> tuple[torch.dtype, ...]:
+    """What the backend ``name`` computes in."""
+    return _BACKENDS[name].dtypes
 
 
 def choose_backend(x: Tensor, weight: Tensor | None = None, factors: Sequence[int] = ()) -> Backend:

@@ -21,6 +21,7 @@ T* data_or_null(const Tensor& tensor) {
 template <class T>
 void launch_on(const Inputs& inputs, const PlanProblem& problem, const Tensor& grad, const Gradients& gradients) {
   const int32_t device = inputs.x.get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device);
   const BackwardPlan plan = backward_plan(problem, device_properties(device));
   const Tensor workspace = torch::stable::new_empty(inputs.x, {plan.workspace.size}, ScalarType::Float);
   BackwardArguments<T> arguments{};
@@ -36,7 +37,6 @@ std::tuple<Tensor, Tensor, Tensor> pyramid_backward_cuda(const Tensor& grad, con
                                                          const std::optional<Tensor>& bias,
                                                          std::vector<int64_t> factors, int64_t gate, double gate_scale,
                                                          std::vector<bool> output_mask) {
-  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const Inputs inputs(x, weight, bias, std::move(factors), gate, gate_scale);
   const PlanProblem problem = plan_problem_of(inputs);
   const Sizes& sizes = inputs.sizes;

@@ -54,6 +54,7 @@ Tensor launch_on(const Block& block, const BlockProblem& problem) {
   const Tensor &x = block.x, &hidden = block.pyramid.x;
   const Sizes& sizes = block.pyramid.sizes;
   const int32_t device = x.get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device);
   const BlockPlan plan = block_plan(problem, device_properties(device));
   const Tensor local = torch::stable::new_empty(x, {sizes.B, sizes.H, sizes.W, plan.out.depth});
   const Tensor result = torch::stable::new_empty(x, {sizes.B, sizes.H, sizes.W, problem.dim});
@@ -78,7 +79,6 @@ Tensor block_cuda(const Tensor& x, const Tensor& in_weight, const std::optional<
                   const std::optional<Tensor>& bias, const Tensor& out_weight, const std::optional<Tensor>& out_bias,
                   const Tensor& pool_weight, const std::optional<Tensor>& pool_bias, std::vector<int64_t> factors,
                   int64_t gate, double gate_scale, const std::optional<Tensor>& residual) {
-  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   STD_TORCH_CHECK(x.dim() == 4 && in_weight.dim() == 2, "x, in_weight: expected 4 and 2 dimensions, got ", x.dim(),
                   " and ", in_weight.dim());
   const Shape shape{x.size(0), x.size(1), x.size(2), x.size(3)};

@@ -13,6 +13,7 @@ template <class T>
 void launch_on(const Inputs& inputs, const PlanProblem& plan, const std::optional<Tensor>& residual,
                const Tensor& result) {
   const int32_t device = inputs.x.get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device);
   const Image<const T> residual_image = residual ? image_of<T>(*residual) : Image<const T>{nullptr, 0, 0, 0};
   const bool vectors = rows_aligned(residual_image) && rows_aligned(image_of<T>(result));
   const ForwardArguments<T> arguments{problem_of<T>(inputs, vectors), residual_image,
@@ -23,7 +24,6 @@ void launch_on(const Inputs& inputs, const PlanProblem& plan, const std::optiona
 Tensor pyramid_cuda(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                     std::vector<int64_t> factors, int64_t gate, double gate_scale,
                     const std::optional<Tensor>& residual) {
-  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const Inputs inputs(x, weight, bias, std::move(factors), gate, gate_scale);
   const PlanProblem plan = plan_problem_of(inputs);
   const Sizes& sizes = inputs.sizes;
