@@ -105,12 +105,7 @@ def check() -> Iterator[Row]:
 def runnable() -> list[tuple[str, torch.device]]:
     """Every backend on every device where it can run."""
     devices = [torch.device("cpu"), *(torch.device("cuda", index) for index in range(torch.cuda.device_count()))]
-    return [
-        (name, device)
-        for name in backends()
-        for device in devices
-        if why_not_on(name, device) is None
-    ]
+    return [(name, device) for name in backends() for device in devices if why_not_on(name, device) is None]
 
 
 def _cases(backend: str) -> Iterator[tuple[str, Case]]:
@@ -202,7 +197,9 @@ def print_check(rows: Iterator[Row] | Sequence[Row] | None = None) -> bool:
         print(row, flush=True)
         total += 1
         wrong += not row.ok
-    print(f"{total} problems, {wrong} off" if wrong else f"{total} problems, all within their budgets, equal bits twice")
+    print(
+        f"{total} problems, {wrong} off" if wrong else f"{total} problems, all within their budgets, equal bits twice"
+    )
     for name, status in backends().items():
         if status.reason is not None:
             print(f"not checked: {name}: {status.reason}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -20,7 +21,6 @@ from gpu_check.runner import run_command
 
 SCRIPT = Path(__file__).parents[1] / "tools" / "gpu_check.sh"
 RECORD = "from recording import record\n"
-HEAVY = ("build", "kernel-tests")  # these need no GPU
 
 
 def python(code: str) -> tuple[str, ...]:
@@ -28,15 +28,15 @@ def python(code: str) -> tuple[str, ...]:
 
 
 @pytest.fixture(autouse=True)
-def modules_of_bench(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(SCRIPT.parents[1] / "bench"))
+def modules_of_the_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(str(SCRIPT.parents[1] / folder) for folder in ("bench", "tools")))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: the check itself would run")
 def test_every_part_without_a_gpu_says_why(tmp_path: Path) -> None:
     output = tmp_path / "results.json"
-    names = [part.name for part in parts() if part.name not in HEAVY]
-    command = [SCRIPT, "--output", output, "--commit", "abc", "--parts", *names]
+    names = [part.name for part in parts()]
+    command = [SCRIPT, "--output", output, "--commit", "abc"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     content = json.loads(output.read_text())
     assert list(content["parts"]) == names
@@ -140,7 +140,7 @@ def test_a_file_of_the_same_machine_is_continued_and_another_is_not_touched(tmp_
 
 
 def test_unknown_parts_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"--parts: expected some of ceilings, build, .*; got 'cake'"):
+    with pytest.raises(ValueError, match=r"--parts: expected some of build, backends, check, .*; got 'cake'"):
         chosen(["operator", "cake"])
     assert [part.name for part in chosen(["host", "build"])] == ["build", "host"]
 
@@ -169,16 +169,43 @@ def test_profiler_output() -> None:
     assert kernels("no CSV at all") == []
 
 
-def test_tests_that_do_not_pass_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tests_that_do_not_pass_are_recorded(tmp_path: Path) -> None:
     test = tmp_path / "test_sample.py"
     test.write_text(
         "import pytest\ndef test_good(): pass\ndef test_bad(): assert 1 == 2\n@pytest.mark.skip(reason='because')\n"
         "def test_out(): pass\n"
     )
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(str(SCRIPT.parents[1] / folder) for folder in ("bench", "tools")))
-    outcome = run_command((*parts_module.PYTEST_RECORDED, "--rootdir", str(tmp_path), str(test)), 60, lambda _: None)
+    outcome = run_command((*parts_module.PYTEST, "--rootdir", str(tmp_path), str(test)), 60, lambda _: None)
     *failures, counts = outcome["records"]
     assert outcome["status"] == "failed"
     assert counts == {"counts": {"passed": 1, "failed": 1, "skipped": 1}}
     assert "assert 1 == 2" in failures[0]["reason"]
     assert failures[1]["reason"].endswith("because")
+
+
+def test_a_part_whose_tests_were_all_skipped_has_failed(tmp_path: Path) -> None:
+    test = tmp_path / "test_sample.py"
+    test.write_text(
+        "import pytest\n@pytest.mark.parametrize('i', [1, 2])\ndef test_out(i): pytest.skip('cuda cannot run: no')\n"
+    )
+    for selected, reason in [
+        ((), "exit code 1: every test was skipped, 2 in all: Skipped: cuda cannot run: no"),
+        (("-k", "nothing"), "exit code 5: "),
+    ]:
+        command = (*parts_module.PYTEST, "--rootdir", str(tmp_path), str(test), *selected)
+        outcome = run_command(command, 60, lambda _: None)
+        assert outcome["status"] == "failed"
+        assert outcome["reason"].startswith(reason)
+
+
+def test_a_failed_part_fails_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here no GPU is to be had: what the first part says of the backends is the real reason."""
+    module = importlib.import_module("gpu_check.__main__")
+    needs_nothing = [Part("backends", 60, parts_module.script("backends"), ())]
+    monkeypatch.setattr(module, "chosen", lambda names: needs_nothing)
+    monkeypatch.setattr(sys, "argv", ["gpu_check", "--output", str(tmp_path / "a.json"), "--commit", "abc"])
+    assert module.main() == 1
+    outcome = json.loads((tmp_path / "a.json").read_text())["parts"]["backends"]
+    assert outcome["status"] == "failed"
+    assert "cuda: " in outcome["reason"]
+    assert {"backend": "cpu", "available": True, "reason": None} in outcome["records"]

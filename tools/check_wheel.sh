@@ -1,34 +1,46 @@
 #!/usr/bin/env bash
-# One wheel, another torch: installs the wheel beside torch==$1 in an environment of its own and runs the kernel tests there.
-#   tools/check_wheel.sh 2.14.1 [wheel]      (without a wheel, one is built first)
+# The library beside another torch, in an environment of its own: installed, loaded for real, and tested.
+#   tools/check_wheel.sh 2.11.0             builds there, with that torch, without isolation
+#   tools/check_wheel.sh 2.14.1 WHEEL       takes a wheel that was built elsewhere
+#   tools/check_wheel.sh --quick 2.11.0     the tests of backends and libraries alone, for CI
+# DELTACONV_CUDA_ARCHS=9.0 builds for one architecture. Needs no GPU: beside a torch with CUDA, all but the GPU is there.
 set -euo pipefail
-torch_version=${1:?"usage: tools/check_wheel.sh TORCH_VERSION [WHEEL]"}
+quick=
+if [ "${1:-}" = --quick ]; then quick=1; shift; fi
+torch_version=${1:?"usage: tools/check_wheel.sh [--quick] TORCH_VERSION [WHEEL]"}
+wheel=${2:+$(realpath "$2")}
 root=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-wheel=${2:-}
+pinned() { grep -E "^($1)==" "$root/requirements.txt"; }
+
+python3 -m venv "$work/venv"
+python=$work/venv/bin/python
+pip="$python -m pip --quiet --disable-pip-version-check"
+$pip install "torch==$torch_version" numpy $(pinned 'pytest|pytest-timeout|pytest-benchmark|hypothesis|expecttest')
 if [ -z "$wheel" ]; then
-  python3 -m pip wheel --quiet --no-deps --wheel-dir "$work" "$root"
+  # Below 82: torch 2.11 asks for it.
+  $pip install 'setuptools>=77,<82' $(pinned 'cmake|ninja|wheel')
+  $pip wheel --no-build-isolation --no-deps --wheel-dir "$work" "$root"
   wheel=$(echo "$work"/*.whl)
 fi
 echo "wheel: $(basename "$wheel")  sha256: $(sha256sum "$wheel" | cut -c1-16)"
-
-python3 -m venv "$work/venv"
-pip="$work/venv/bin/pip --quiet --disable-pip-version-check"
-$pip install "torch==$torch_version"
 $pip install --no-deps "$wheel"
-$pip install $(grep -E '^(pytest|pytest-timeout|hypothesis|expecttest|setuptools)==' "$root/requirements.txt")
 
 # A copy of the tests alone: the source tree must not be importable.
-mkdir "$work/run"
-cp -r "$root/tests/kernels" "$root/pyproject.toml" "$work/run/"
+mkdir -p "$work/run/tests"
+cp -r "$root/tests/kernels" "$root/tests/cuda" "$work/run/tests/"
+cp "$root/pyproject.toml" "$work/run/"
 cd "$work/run"
-"$work/venv/bin/python" - <<'PY'
-import deltaconv_kernels as dk
-import torch
-print(f"torch {torch.__version__}, {dk.__file__}")
-for name, status in dk.backends().items():
-    print(f"  {name}: {status.reason or 'available'}")
-PY
-"$work/venv/bin/python" -m pytest -q kernels
+
+"$python" "$root/tools/assert_loaded.py"
+if [ -n "$quick" ]; then
+  "$python" -m pytest -q tests/kernels/test_backends.py tests/kernels/test_check.py tests/cuda/test_library.py
+else
+  "$python" -m deltaconv_kernels --check
+  "$python" -m pytest -q tests/kernels tests/cuda/test_library.py
+fi
+# To the end, though without a GPU every part can only say so.
+PYTHON=$python "$root/tools/gpu_check.sh" --commit "wheel-check" --output "$work/gpu_check.json"
+"$python" "$root/tools/assert_loaded.py" "$work/gpu_check.json"

@@ -1,16 +1,19 @@
 """Choosing a backend: by context, by environment, and the reasons given where one cannot run."""
 
+import importlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 import deltaconv_kernels as dk
-from deltaconv_kernels import native
 from deltaconv_kernels.backends import choose_backend
 from deltaconv_kernels.testing import Shape, make_case
+
+backends = importlib.import_module("deltaconv_kernels.backends")  # the package's own attribute is the function
 
 
 def test_every_backend_is_listed_with_a_reason_unless_it_runs():
@@ -63,21 +66,60 @@ def test_why_cuda_cannot_run_on_a_cpu_torch():
     assert "built without CUDA" in dk.backends()["cuda"].reason
 
 
-@pytest.mark.parametrize(
-    ("capabilities", "reason"),
-    [
-        ([], "no CUDA device was found"),
-        ([(9, 0), (7, 5)], "GPU 1 has compute capability 7.5, the kernels need 8.0"),
-        ([(8, 0), (12, 0)], None),
-    ],
-    ids=str,
-)
-def test_which_gpus_the_cuda_kernels_need(monkeypatch, capabilities, reason):
-    monkeypatch.setattr(native, "why_not_loaded", lambda backend: None)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(capabilities))
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
-    monkeypatch.setattr(torch.cuda, "get_device_capability", capabilities.__getitem__)
-    assert dk.backends()["cuda"].reason == reason
+OLD = "GPU 1: compute capability 7.5 cannot run the library, which was built for 8.0 9.0+PTX: no kernel image"
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """As if the CUDA library had been loaded beside GPUs with these reasons not to run on them."""
+
+    def pretend(*reasons):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(reasons))
+        asked = {"why_not_here": lambda: None, "why_not_on": lambda index: reasons[index]}
+        monkeypatch.setitem(backends._BACKENDS, "cuda", replace(backends._BACKENDS["cuda"], **asked))
+
+    caches = (backends._choose, backends._warn_without_cuda)
+    for cached in caches:
+        cached.cache_clear()
+    yield pretend
+    for cached in caches:
+        cached.cache_clear()
+
+
+def test_one_old_gpu_does_not_take_the_backend_from_the_others(gpus):
+    gpus(None, OLD)
+    assert dk.backends()["cuda"] == dk.BackendStatus(True, OLD)
+    assert backends.why_not_in_use("cuda", torch.device("cuda", 0), torch.float16) is None
+    assert backends.why_not_in_use("cuda", torch.device("cuda", 1), torch.float16) == OLD
+    assert backends._choose("auto", torch.device("cuda", 0), torch.float16).name == "cuda"
+    with pytest.raises(RuntimeError, match="'cuda' was requested but cannot run: GPU 1"):
+        backends._choose("cuda", torch.device("cuda", 1), torch.float16)
+
+
+def test_no_gpu_that_it_can_run_on(gpus):
+    gpus(OLD)
+    assert dk.backends()["cuda"] == dk.BackendStatus(False, OLD)
+
+
+def test_auto_without_cuda_warns_once_and_says_what_computes(gpus, monkeypatch):
+    gpus(None, OLD)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    old = torch.device("cuda", 1)
+    instead = next(name for name in ("triton", "reference") if backends.why_not_on(name, old) is None)
+    with pytest.warns(
+        RuntimeWarning, match=f"cuda backend cannot run, '{instead}' computes instead: GPU 1: "
+    ) as caught:
+        chosen = [backends._choose("auto", old, dtype).name for dtype in (torch.float16, torch.float32, torch.float64)]
+    assert len(caught) == 1
+    assert chosen == [instead, instead, "reference"]
+
+
+def test_auto_says_nothing_of_what_the_cuda_backend_does_not_promise(gpus, monkeypatch, recwarn):
+    gpus(None)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert backends._choose("auto", torch.device("cuda", 0), torch.float64).name == "reference"
+    assert backends._choose("auto", torch.device("cuda", 0), torch.float16).name == "cuda"
+    assert not recwarn
 
 
 def run_python(code, **environment):

@@ -2,12 +2,14 @@
 
 The file is written anew after every part and while one runs: what was measured is never lost. A part that cannot run
 says why. Parts that are done in a file that exists already are kept and not run again, unless named by --parts.
+Exits with 1 where a part failed: one whose tests were all skipped has.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from .runner import run_command
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         prog="tools/gpu_check.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -37,21 +39,24 @@ def main() -> None:
     if options.list:
         for part in wanted:
             print(f"{part.name:<24} {part.seconds:>4} s  {part.hindrance() or 'can run'}")
-        return
+        return 0
     os.chdir(ROOT)
     _build_for_this_gpu_alone()
     results = Results(options.output or default_path(options.commit), options.commit)
     end = time.monotonic() + 60 * options.minutes
+    failed = []
     for part in wanted:
         if options.parts is None and results.is_done(part.name):
             print(f"{part.name:<24} done before", flush=True)
             continue
-        run_part(part, results, end - time.monotonic())
-    print(results.path)
+        if run_part(part, results, end - time.monotonic()) == "failed":
+            failed.append(part.name)
+    print(f"{results.path}" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    return 1 if failed else 0
 
 
-def run_part(part: Part, results: Results, seconds_left: float) -> None:
-    """Run a part, or note why it was not run."""
+def run_part(part: Part, results: Results, seconds_left: float) -> str:
+    """Run a part, or note why it was not run; its status."""
     reason = part.hindrance() or ("no time left" if seconds_left < 1 else None)
     if reason:
         outcome = {"status": "not run", "reason": reason, "records": []}
@@ -64,6 +69,7 @@ def run_part(part: Part, results: Results, seconds_left: float) -> None:
         f"{len(outcome['records']):>4} records  {outcome.get('reason', '')}",
         flush=True,
     )
+    return outcome["status"]
 
 
 def _build_for_this_gpu_alone() -> None:
@@ -74,4 +80,4 @@ def _build_for_this_gpu_alone() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,4 +1,7 @@
-"""pytest plugin: records every test that did not pass, as it happens, and the counts."""
+"""pytest plugin: records every test that did not pass, as it happens, and the counts.
+
+A run whose tests were all skipped fails.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ def pytest_configure(config: pytest.Config) -> None:
 class Outcomes:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.last_reason = ""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when != "call" and report.outcome == "passed":
@@ -22,7 +26,18 @@ class Outcomes:
         self.counts[report.outcome] += 1
         if report.outcome != "passed":
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)[-600:]
+            self.last_reason = reason
             record(test=report.nodeid, outcome=report.outcome, reason=reason)
 
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
         record(counts=dict(self.counts))
+        if self.skipped_all and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_unconfigure(self) -> None:  # after pytest's own summary: the last line is the reason
+        if self.skipped_all:
+            print(f"every test was skipped, {self.counts['skipped']} in all: {self.last_reason}")
+
+    @property
+    def skipped_all(self) -> bool:
+        return set(self.counts) == {"skipped"}

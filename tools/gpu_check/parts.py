@@ -1,4 +1,4 @@
-"""The parts of a check, in order of what is missed most when time runs out."""
+"""The parts of a check: the build, whether the backends are there and right, then by what is missed most."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from importlib.util import find_spec
 import torch
 
 NOT_RUN = 77  # exit code of a part's program that cannot run here, its last line says why; as of Automake's tests
-PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
-PYTEST_RECORDED = (*PYTEST, "-p", "gpu_check.outcomes")
+PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "gpu_check.outcomes")
 SANITIZER_SHAPES = ("sd15-8-k3", "sd15-16-k5")
 PROFILED_SHAPES = ("sd15-64-k7", "sdxl-64-k13", "pixart-64-k13")
 
@@ -44,8 +43,10 @@ def hindrance(need: str) -> str | None:
 def parts() -> list[Part]:
     """All parts, in order."""
     return [
+        Part("build", 300, (sys.executable, "setup.py", "build_ext", "--inplace"), ("gpu", "cmake", "ninja")),
+        Part("backends", 60, script("backends")),
+        Part("check", 180, script("check")),
         Part("ceilings", 60, script("ceilings")),
-        Part("build", 300, (sys.executable, "setup.py", "build_ext", "--inplace"), ("cmake", "ninja")),
         backend_tests("cuda", "tests/cuda/test_cuda_gpu.py", "tests/cuda/test_block_gpu.py"),
         Part("triton-compile", 240, script("precompile"), ("gpu", "python:triton")),
         Part(
@@ -59,7 +60,7 @@ def parts() -> list[Part]:
         backend_tests("triton"),
         *(sanitizer(tool, backend) for backend in ("cuda", "triton") for tool in ("memcheck", "racecheck")),
         *(profile(backend) for backend in ("cuda", "triton")),
-        Part("kernel-tests", 240, (*PYTEST_RECORDED, "tests/kernels"), ("python:pytest",)),
+        Part("kernel-tests", 240, (*PYTEST, "tests/kernels"), ("gpu", "python:pytest")),
         Part("compile", 180, (*PYTEST, "bench/test_gpu.py", "-k", "compile"), ("gpu", "python:pytest_benchmark")),
         Part("triton-tune", 420, script("tune"), ("gpu", "python:triton")),
         Part("host", 60, (*PYTEST, "bench/test_gpu.py", "-k", "host"), ("gpu", "python:pytest_benchmark")),
@@ -69,7 +70,7 @@ def parts() -> list[Part]:
 def backend_tests(backend: str, *others: str) -> Part:
     """The operator's grid on the device; `others` are files of tests for this backend alone."""
     selected = "cuda and not triton" if backend == "cuda" else backend  # one test is of CUDA graphs, with either
-    command = (*PYTEST_RECORDED, "tests/kernels/test_gpu_backends.py", *others, "-k", selected)
+    command = (*PYTEST, "tests/kernels/test_gpu_backends.py", *others, "-k", selected)
     return Part(f"{backend}-tests", 240, command, ("gpu", "python:pytest"))
 
 

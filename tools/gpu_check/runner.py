@@ -19,7 +19,6 @@ from .parts import NOT_RUN
 POLL_SECONDS = 1.0
 GRACE_SECONDS = 5.0  # between asking a part to end and ending it
 TAIL = 4000  # characters of a part's output that are kept
-NO_TESTS = 5  # pytest's exit code
 
 Outcome = dict[str, Any]
 
@@ -64,7 +63,7 @@ def _status(code: int, timed_out: bool, tail: str) -> Outcome:
     if code == 0:
         return {"status": "done"}
     last = next((line for line in reversed(tail.splitlines()) if line.strip()), "no output")
-    if code in (NOT_RUN, NO_TESTS):
+    if code == NOT_RUN:
         return {"status": "not run", "reason": last}
     return {"status": "failed", "reason": f"exit code {code}: {last}"}
 

@@ -17,19 +17,13 @@ constexpr const char* kFunction = "aoti_torch_get_current_cuda_stream";
 
 using GetCurrentStream = int32_t (*)(int32_t device, void** stream);  // 0 is success
 
-std::string last_error() {
-  const char* message = dlerror();
-  return message ? std::string(": ") + message : std::string();
-}
-
 GetCurrentStream find_function() {
   void* library = dlopen(kLibrary, RTLD_LAZY | RTLD_NOLOAD);  // what is loaded already, or null
   if (!library) {
-    throw std::runtime_error(std::string("torch has not loaded ") + kLibrary + last_error() +
-                             "; is this a torch with CUDA?");
+    throw std::runtime_error(std::string("torch has not loaded ") + kLibrary + "; is this a torch with CUDA?");
   }
   void* function = dlsym(library, kFunction);
-  if (!function) throw std::runtime_error(std::string(kLibrary) + " has no " + kFunction + last_error());
+  if (!function) throw std::runtime_error(std::string(kLibrary) + " has no " + kFunction);
   return reinterpret_cast<GetCurrentStream>(function);
 }
 

@@ -1,6 +1,6 @@
 """`deltaconv info`: versions, processor, GPU, and each backend with the reason where it cannot run.
 
-With `--shape`, what the CUDA backend launches for that problem.
+With `--shape`, what the CUDA backend launches for that problem. With `--check`, whether every backend computes right.
 """
 
 from __future__ import annotations
@@ -16,6 +16,11 @@ from .pipelines import DTYPES
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="run every backend on its devices against float64, about a minute; exit with 1 where one is off",
+    )
     plan = parser.add_argument_group("the CUDA backend's launch plan for a problem, instead")
     plan.add_argument("--shape", help="B,H,W,C of the operator's input, such as 2,64,64,320")
     plan.add_argument("--kernel_size", type=int, default=9, help="odd, 1 to 31")
@@ -26,6 +31,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    if options.check:
+        from deltaconv_kernels.check import print_check
+
+        if not print_check():
+            raise SystemExit(1)
+        return
     if options.shape:
         print(explain_plan(options), end="")
         return
@@ -86,5 +97,6 @@ def format_facts(facts: dict[str, Any]) -> str:
         lines.append(f"{'GPU':<18} none that this torch can use")
     lines.append("backends")
     for name, status in facts["backends"].items():
-        lines.append(f"  {name:<16} {'can run' if status['available'] else 'cannot run: ' + str(status['reason'])}")
+        verdict = "can run" if status["available"] else "cannot run"
+        lines.append(f"  {name:<16} {verdict}" + (f": {status['reason']}" if status["reason"] else ""))
     return "\n".join(lines)
