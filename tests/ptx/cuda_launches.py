@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+from host_block import BlockRun, block_plan, pyramid_problem
 from host_build import device, plan_problem
 from host_build import module as host_build
 from nvcc_ptx import entry_of, module
@@ -14,6 +15,7 @@ from ptx_executor import Counts, Memory, Module, launch
 
 from deltaconv_kernels.reference import GATES
 from deltaconv_kernels.testing import Case
+from deltaconv_kernels.validation import BlockArguments
 
 
 @dataclass
@@ -95,6 +97,33 @@ def _problem(case: Case, executor: Executor):
     gpu = executor.gpu or device("h100")
     gate = GATES.index(case.gate)
     return host_build().Problem(_plan_problem(case, executor), gpu, gate, case.gate_scale, x, weight, bias)
+
+
+def block(arguments: BlockArguments, executor: Executor) -> BlockRun:
+    """What each of the block's launches writes."""
+    gpu, x = executor.gpu or device("h100"), arguments.x
+    plan = block_plan(arguments, gpu)
+    hidden = x.new_full((*x.shape[:3], arguments.inter), torch.nan)
+    local = x.new_full((*x.shape[:3], arguments.out_weight.shape[1]), torch.nan)
+    result, workspace = torch.full_like(x, torch.nan), torch.full((plan.sums + plan.shifts,), torch.nan)
+    inputs = ("x", "residual", "in_weight", "in_bias", "out_weight", "out_bias", "pool_weight", "pool_bias")
+    addresses = {name: executor.read(getattr(arguments, name), name) for name in inputs}
+    outputs = {"hidden": hidden, "local": local, "result": result, "workspace": workspace}
+    addresses |= {name: executor.written(tensor, name) for name, tensor in outputs.items()}
+    pyramid = host_build().Problem(
+        pyramid_problem(arguments),
+        gpu,
+        GATES.index(arguments.gate),
+        arguments.gate_scale,
+        host_build().Image(),
+        executor.read(arguments.weight, "weight"),
+        executor.read(arguments.bias, "bias"),
+    )
+    with executor.installed():
+        host_build().block(pyramid, x.shape[-1], host_build().BlockTensors(**addresses))
+    sums, shifts = workspace.split([plan.sums, plan.shifts])
+    dim = x.shape[-1]
+    return BlockRun(hidden, local, sums.view(len(x), -1, dim), shifts.view(-1, len(x), dim), result)
 
 
 def forward(case: Case, executor: Executor) -> torch.Tensor:

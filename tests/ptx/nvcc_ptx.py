@@ -27,9 +27,10 @@ def nvcc() -> str | None:
 def _sources_digest() -> str:
     """Of everything that a .cu may include, and of the compiler."""
     digest = hashlib.sha256(subprocess.run([nvcc(), "--version"], capture_output=True, check=True).stdout)
-    for path in sorted((ROOT / "csrc").rglob("*")):
-        if path.suffix in (".h", ".cu"):
+    for path in sorted((ROOT / "csrc" / "cuda").rglob("*")):
+        if path.suffix in (".h", ".cu") and path.parent.name != "host" and path.name != "host.h":
             digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    digest.update((ROOT / "csrc" / "pyramid.h").read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -37,6 +38,7 @@ def _sources_digest() -> str:
 def ptx(source: str, compute_capability: int) -> str:
     """The PTX of a .cu, by its path in csrc/cuda, for compute_<capability>."""
     path = ROOT / "csrc" / "cuda" / source
+    assert nvcc(), "nvcc is needed"
     target = FOLDER / _sources_digest() / f"{source}.{compute_capability}.ptx"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -22,10 +22,13 @@ void copy(Warp& warp, const Instruction& in, uint32_t mask) {
     AsyncCopy copy{lane, warp.open_group[lane], static_cast<uint32_t>(to[lane]), {}, bytes};
     if (read) {
       reading |= 1u << lane;
-      std::memcpy(copy.data, block.memory->read(from[lane], read, false, warp.stamp(lane), block.epochs),
-                  static_cast<size_t>(read));
+      const Found found = block.memory->read(from[lane], read, false, warp.stamp(lane), block.epochs);
+      if (!found.defined) throw Violation("a cp.async of what nothing has written", lane);
+      std::memcpy(copy.data, found.data, static_cast<size_t>(read));
     }
-    block.shared.write(to[lane], bytes, warp.stamp(lane), block.epochs, true);
+    Stamp stamp = warp.stamp(lane);
+    stamp.in_flight = true;
+    block.shared.write(to[lane], bytes, stamp, block.epochs);
     warp.copies.push_back(copy);
   });
   warp.traffic->wavefronts += static_cast<uint64_t>(wavefronts(to, mask, bytes));

@@ -30,16 +30,20 @@ int source_lane(Shuffle mode, int lane, uint32_t by, uint32_t clamp, bool& valid
 template <Shuffle kMode>
 void shuffle(Warp& warp, const Instruction& in, uint32_t mask) {
   require_full_warp(warp, mask, *warp.at<uint32_t>(in.operands[5]));
-  uint32_t values[kLanes], valid = 0;
+  uint32_t values[kLanes], valid = 0, undefined = 0;
   for (int lane = 0; lane < kLanes; ++lane) {
     bool exists = false;
     const int from = source_lane(kMode, lane, warp.at<uint32_t>(in.operands[3])[lane],
                                  warp.at<uint32_t>(in.operands[4])[lane], exists);
     values[lane] = warp.at<uint32_t>(in.operands[2])[from];
     valid |= uint32_t{exists} << lane;
+    undefined |= (warp.undefined(in.operands[2]) >> from & 1) << lane;
   }
   std::memcpy(warp.at<uint32_t>(in.operands[0]), values, sizeof(values));
   warp.predicate(in.operands[1]) = valid;
+  const uint32_t choice = warp.undefined(in.operands[3]) | warp.undefined(in.operands[4]);
+  warp.define(in.operands[0], mask, undefined | choice);
+  warp.define(in.operands[1], mask, choice);
 }
 
 void sync_warp(Warp& warp, const Instruction& in, uint32_t mask) {
@@ -56,6 +60,23 @@ float truncated(double value) {
   return std::nextafter(rounded, 0.0f);
 }
 
+// A result is undefined where a value of its row of a, of its column of b or of c is.
+template <int kDepth>
+void define_results(Warp& warp, const int32_t* d, const int32_t* a, const int32_t* b, const int32_t* c) {
+  bool rows[16] = {}, columns[8] = {};
+  for (int lane = 0; lane < kLanes; ++lane) {
+    for (int i = 0; i < kDepth / 4; ++i) rows[lane / 4 + i % 2 * 8] |= warp.undefined(a[i]) >> lane & 1;
+    for (int i = 0; i < kDepth / 8; ++i) columns[lane / 4] |= warp.undefined(b[i]) >> lane & 1;
+  }
+  for (int i = 0; i < 4; ++i) {
+    uint32_t undefined = warp.undefined(c[i]);
+    for (int lane = 0; lane < kLanes; ++lane) {
+      undefined |= uint32_t{rows[lane / 4 + i / 2 * 8] || columns[lane % 4 * 2 + i % 2]} << lane;
+    }
+    warp.define(d[i], kAllLanes, undefined);
+  }
+}
+
 // d[16][8] = a[16][kDepth] b[kDepth][8] + c; products are exact, their sum nearly (float64), rounded once.
 // PTX ISA, "Matrix fragments for mma.m16n8k16": lane 4 g + q holds rows g and g + 8 of a, column g of b.
 template <int kDepth, Widen kWiden>
@@ -63,6 +84,7 @@ void multiply_matrices(Warp& warp, const Instruction& in, uint32_t mask) {
   require_full_warp(warp, mask, kAllLanes);
   constexpr int kWordsA = kDepth / 4, kWordsB = kDepth / 8;
   const int32_t *d = in.operands, *a_at = d + 4, *b_at = a_at + kWordsA, *c_at = b_at + kWordsB;
+  if (warp.any_undefined) define_results<kDepth>(warp, d, a_at, b_at, c_at);
   double a[16][kDepth], b[kDepth][8], sums[16][8];
   for (int lane = 0; lane < kLanes; ++lane) {
     const int g = lane / 4, q = lane % 4;

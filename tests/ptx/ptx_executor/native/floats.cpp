@@ -104,6 +104,9 @@ void fma_down(Warp& warp, const Instruction& in, uint32_t mask) {
     warp.at<f32>(in.operands[0])[lane] = result;
   });
   std::fesetround(FE_TONEAREST);
+  const uint32_t undefined =
+      warp.undefined(in.operands[1]) | warp.undefined(in.operands[2]) | warp.undefined(in.operands[3]);
+  warp.define(in.operands[0], mask, undefined);
 }
 
 // Errors in units in the last place, from the PTX ISA.

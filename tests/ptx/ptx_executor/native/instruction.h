@@ -14,6 +14,7 @@ struct Instruction;
 inline constexpr int kLanes = 32;
 inline constexpr uint32_t kAllLanes = ~0u;
 inline constexpr int kMaxOperands = 16;
+inline constexpr int kFrameUnit = 64;  // bytes: where a register may begin in a warp's frame
 
 // Executes an instruction for the lanes of `mask`, which are not none.
 using Handler = void (*)(Warp&, const Instruction&, uint32_t mask);

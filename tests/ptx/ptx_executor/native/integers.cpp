@@ -102,11 +102,24 @@ void add_bits(Opcodes& table, const std::string& type) {
   table["shr." + type] = lanes<T(T, u32)>([](T a, u32 by) { return by < 8 * sizeof(T) ? T(a >> by) : T(0); });
 }
 
+// Defined where the value that is chosen is, and the predicate.
+template <class T>
+void select(Warp& warp, const Instruction& in, uint32_t mask) {
+  const int32_t *a = &in.operands[1], *b = &in.operands[2], *p = &in.operands[3];
+  const uint32_t first = warp.predicate(*p);
+  if (warp.any_undefined) {
+    warp.define(in.operands[0], mask,
+                (warp.undefined(*a) & first) | (warp.undefined(*b) & ~first) | warp.undefined(*p));
+  }
+  for_each_lane(mask,
+                [&](int lane) { warp.at<T>(in.operands[0])[lane] = warp.at<T>(first >> lane & 1 ? *a : *b)[lane]; });
+}
+
 // Whatever the type, bits are moved.
 template <class T>
 void add_moves(Opcodes& table, const std::string& type) {
   table["mov." + type] = lanes<T(T)>([](T a) { return a; });
-  table["selp." + type] = lanes<T(T, T, Predicate)>([](T a, T b, bool p) { return p ? a : b; });
+  table["selp." + type] = {select<T>, {sizeof(T), sizeof(T), sizeof(T), 0}};
 }
 
 u32 permute_bytes(u32 a, u32 b, u32 selector) {
@@ -135,6 +148,10 @@ void add_packing(Opcodes& table, const std::string& type) {
       for (int i = 0; i < kParts; ++i) values[i] = warp.at<Part>(in.operands[1 + i])[lane];
       std::memcpy(&warp.at<Whole>(in.operands[0])[lane], values, sizeof(Whole));
     });
+    if (!warp.any_undefined) return;
+    uint32_t undefined = 0;
+    for (int i = 0; i < kParts; ++i) undefined |= warp.undefined(in.operands[1 + i]);
+    warp.define(in.operands[0], mask, undefined);
   };
   const auto run_unpack = [](Warp& warp, const Instruction& in, uint32_t mask) {
     for_each_lane(mask, [&](int lane) {
@@ -142,6 +159,9 @@ void add_packing(Opcodes& table, const std::string& type) {
       std::memcpy(values, &warp.at<Whole>(in.operands[kParts])[lane], sizeof(Whole));
       for (int i = 0; i < kParts; ++i) warp.at<Part>(in.operands[i])[lane] = values[i];
     });
+    if (!warp.any_undefined) return;
+    const uint32_t undefined = warp.undefined(in.operands[kParts]);
+    for (int i = 0; i < kParts; ++i) warp.define(in.operands[i], mask, undefined);
   };
   table["mov." + type + ".pack" + std::to_string(kParts)] = {run_pack, pack};
   table["mov." + type + ".unpack" + std::to_string(kParts)] = {run_unpack, unpack};

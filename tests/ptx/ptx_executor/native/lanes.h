@@ -36,6 +36,7 @@ struct Lanes {
   static void run(Warp& warp, const Instruction& in, uint32_t mask, std::index_sequence<I...>) {
     const std::tuple<Source<Operands>...> sources{Source<Operands>(warp, in.operands[I + 1])...};
     const Function function{};
+    if (warp.any_undefined) warp.define(in.operands[0], mask, (0u | ... | warp.undefined(in.operands[I + 1])));
     if constexpr (std::is_same_v<Result, Predicate>) {
       uint32_t bits = 0;
       for (int lane = 0; lane < kLanes; ++lane) {

@@ -8,10 +8,9 @@ namespace ptx {
 
 namespace {
 
-// The generic window of shared memory.
 Space space_of(const Access& access) { return access.space == Space::kGeneric ? Space::kGlobal : access.space; }
 
-const std::byte* readable(Warp& warp, const Access& access, uint64_t address, int bytes, int lane) {
+Found readable(Warp& warp, const Access& access, uint64_t address, int bytes, int lane) {
   Block& block = *warp.block;
   switch (space_of(access)) {
     case Space::kShared: return block.shared.read(address, bytes, warp.stamp(lane), block.epochs);
@@ -19,15 +18,21 @@ const std::byte* readable(Warp& warp, const Access& access, uint64_t address, in
       if (address + static_cast<uint64_t>(bytes) > static_cast<uint64_t>(block.parameter_bytes)) {
         throw Violation("a read beyond the parameters", lane);
       }
-      return block.parameters + address;
+      return {block.parameters + address, true};
     default: return block.memory->read(address, bytes, access.read_only, warp.stamp(lane), block.epochs);
   }
 }
 
-std::byte* writable(Warp& warp, const Access& access, uint64_t address, int bytes, int lane) {
+// Shared memory remembers that it was given undefined values; global memory must not be given any.
+std::byte* writable(Warp& warp, const Access& access, uint64_t address, int bytes, int lane, bool defined) {
   Block& block = *warp.block;
-  if (space_of(access) == Space::kShared) return block.shared.write(address, bytes, warp.stamp(lane), block.epochs);
-  return block.memory->write(address, bytes, warp.stamp(lane), block.epochs);
+  Stamp stamp = warp.stamp(lane);
+  if (space_of(access) == Space::kShared) {
+    stamp.undefined = !defined;
+    return block.shared.write(address, bytes, stamp, block.epochs);
+  }
+  if (!defined) throw Violation("a result computed from what nothing has written", lane);
+  return block.memory->write(address, bytes, stamp, block.epochs);
 }
 
 void count(Warp& warp, const Access& access, const uint64_t* addresses, uint32_t mask) {
@@ -52,14 +57,20 @@ void load(Warp& warp, const Instruction& in, uint32_t mask) {
   const Access& access = in.access;
   const int bytes = access.bytes * access.elements;
   uint64_t addresses[kLanes];
+  uint32_t undefined = 0;
   for_each_lane(mask, [&](int lane) {
     addresses[lane] = address_of(warp, in.addresses[0], lane);
-    const std::byte* from = readable(warp, access, addresses[lane], bytes, lane);
+    const auto [from, defined] = readable(warp, access, addresses[lane], bytes, lane);
+    undefined |= uint32_t{!defined} << lane;
     for (int i = 0; i < access.elements; ++i) {
       extend(from + i * access.bytes, access.bytes, access.sign, warp.frame + in.operands[i] + lane * in.width,
              in.width);
     }
   });
+  warp.any_undefined = warp.any_undefined || undefined;
+  if (warp.any_undefined) {
+    for (int i = 0; i < access.elements; ++i) warp.define(in.operands[i], mask, undefined);
+  }
   count(warp, access, addresses, mask);
 }
 
@@ -81,10 +92,14 @@ void store(Warp& warp, const Instruction& in, uint32_t mask) {
   const Access& access = in.access;
   const int bytes = access.bytes * access.elements;
   uint64_t addresses[kLanes];
+  uint32_t undefined = 0;
+  if (warp.any_undefined) {
+    for (int i = 0; i < access.elements; ++i) undefined |= warp.undefined(in.operands[1 + i]);
+  }
   for_each_lane(mask, [&](int lane) {
     addresses[lane] = address_of(warp, in.addresses[0], lane);
     if (is_repeated(warp, in, addresses, mask, lane)) return;
-    std::byte* to = writable(warp, access, addresses[lane], bytes, lane);
+    std::byte* to = writable(warp, access, addresses[lane], bytes, lane, !(undefined >> lane & 1));
     for (int i = 0; i < access.elements; ++i) {
       std::memcpy(to + i * access.bytes, warp.frame + in.operands[1 + i] + lane * in.width, access.bytes);
     }
@@ -128,16 +143,21 @@ void load_matrices(Warp& warp, const Instruction& in, uint32_t mask) {
       if (rows[8 * matrix + row] % 16) throw Violation("a misaligned row of ldmatrix", 8 * matrix + row);
     }
     warp.traffic->wavefronts += static_cast<uint64_t>(wavefronts(rows + 8 * matrix, 0xff, 16));
+    uint32_t undefined = 0;
     for (int lane = 0; lane < kLanes; ++lane) {
       uint16_t values[2];
       for (int i = 0; i < 2; ++i) {
         const int row = kTransposed ? lane % 4 * 2 + i : lane / 4;
         const int column = kTransposed ? lane / 4 : lane % 4 * 2 + i;
         const uint64_t address = rows[8 * matrix + row] + 2 * static_cast<uint64_t>(column);
-        std::memcpy(&values[i], warp.block->shared.read(address, 2, warp.stamp(lane), warp.block->epochs), 2);
+        const Found found = warp.block->shared.read(address, 2, warp.stamp(lane), warp.block->epochs);
+        std::memcpy(&values[i], found.data, 2);
+        undefined |= uint32_t{!found.defined} << lane;
       }
       std::memcpy(&warp.at<uint32_t>(in.operands[matrix])[lane], values, 4);
     }
+    warp.any_undefined = warp.any_undefined || undefined;
+    warp.define(in.operands[matrix], mask, undefined);
   }
   warp.traffic->bytes += 128 * kMatrices;
 }

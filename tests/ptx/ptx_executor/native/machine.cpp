@@ -38,6 +38,7 @@ Machine::Machine(const Program& program, Memory& memory, const Launch& launch)
   std::align(64, frames_.size() - 64, start, space);
   for (size_t i = 0; i < warps_.size(); ++i) {
     warps_[i].frame = static_cast<std::byte*>(start) + i * static_cast<size_t>(program.frame_bytes());
+    warps_[i].undefined_lanes.resize(static_cast<size_t>(program.frame_bytes()) / kFrameUnit);
     program.initialise(warps_[i].frame);
   }
 }
@@ -81,6 +82,8 @@ void Machine::start_warps(const std::array<uint32_t, 3>& position) {
     warp.part = 0;
     warp.at_barrier = false;
     warp.copies.clear();
+    warp.any_undefined = false;
+    std::fill(warp.undefined_lanes.begin(), warp.undefined_lanes.end(), 0);
     warp.paths = {{0, warp.live, static_cast<int32_t>(program_.code().size())}};
     fill_special(warp, position);
   }
@@ -154,6 +157,10 @@ bool Machine::step(Warp& warp) {
   const Instruction& in = program_.code()[static_cast<size_t>(path.pc)];
   uint32_t mask = path.mask;
   if (in.guard >= 0) {
+    if (warp.any_undefined && warp.undefined(in.guard) & mask) {
+      throw Violation("a predicate computed from what nothing has written",
+                      __builtin_ctz(warp.undefined(in.guard) & mask));
+    }
     const uint32_t guard = warp.predicate(in.guard);
     mask &= in.negated ? ~guard : guard;
   }

@@ -18,9 +18,8 @@ Stamps::~Stamps() { munmap(data_, bytes_); }
 namespace {
 
 std::string named(const Stamp& stamp) {
-  std::string who = stamp.warp == kMany ? "several warps" : "warp " + std::to_string(stamp.warp);
-  const int lane = stamp.lane & ~kInFlight;
-  return stamp.lane == kMany ? who + ", several lanes" : who + ", lane " + std::to_string(lane);
+  const std::string who = stamp.warp == kManyWarps ? "several warps" : "warp " + std::to_string(stamp.warp);
+  return who + (stamp.lane == kManyLanes ? ", several lanes" : ", lane " + std::to_string(stamp.lane));
 }
 
 // Two accesses of a byte, one of them a write, without anything that orders them.
@@ -40,11 +39,11 @@ void merge_read(Stamp& before, const Stamp& now, const Epochs& epochs) {
   } else if (before.epoch < now.epoch) {
     before = now;
   } else if (before.warp != now.warp) {
-    before.warp = kMany;
+    before.warp = kManyWarps;
   } else if (before.part < now.part) {
     before = now;
   } else if (before.lane != now.lane) {
-    before.lane = kMany;
+    before.lane = kManyLanes;
   }
 }
 
@@ -56,28 +55,39 @@ void check_alignment(uint64_t address, int bytes, int lane) {
 
 }  // namespace
 
-void Shadow::read(int64_t at, int bytes, const Stamp& by, const Epochs& epochs, uint32_t written_since) {
+bool Shadow::read(int64_t at, int bytes, const Stamp& by, const Epochs& epochs, uint32_t written_since) {
+  bool defined = true;
   for (int64_t i = at; i < at + bytes; ++i) {
     const Stamp& write = writes_[i];
-    if (write.epoch < written_since) throw Violation("a read of what nothing has written", by.lane);
-    if (write.epoch >= epochs.block && (write.lane & kInFlight)) {
-      throw Violation("a read of what a cp.async that is not waited for writes", by.lane);
+    if (write.epoch < written_since) {
+      defined = false;
+    } else if (write.epoch >= epochs.block) {
+      if (write.in_flight) throw Violation("a read of what a cp.async that is not waited for writes", by.lane);
+      defined = defined && !write.undefined;
     }
     check_race(write, by, epochs, "a read after a write");
     merge_read(reads_[i], by, epochs);
   }
+  return defined;
 }
 
-void Shadow::write(int64_t at, int bytes, const Stamp& by, const Epochs& epochs, bool in_flight) {
-  Stamp mine = by;
-  if (in_flight) mine.lane |= kInFlight;
+void Shadow::read_constant(int64_t at, int bytes, const Stamp& by, const Epochs& epochs) {
   for (int64_t i = at; i < at + bytes; ++i) {
-    if (writes_[i].epoch >= epochs.block && (writes_[i].lane & kInFlight)) {
+    if (writes_[i].epoch >= epochs.launch) {
+      throw Violation("a read as constant of what the launch writes", by.lane);
+    }
+    reads_[i].epoch = epochs.launch;  // as if by other blocks: nobody may write any more
+  }
+}
+
+void Shadow::write(int64_t at, int bytes, const Stamp& by, const Epochs& epochs) {
+  for (int64_t i = at; i < at + bytes; ++i) {
+    if (writes_[i].epoch >= epochs.block && writes_[i].in_flight) {
       throw Violation("a write to what a cp.async that is not waited for writes", by.lane);
     }
     check_race(writes_[i], by, epochs, "a write after a write");
     check_race(reads_[i], by, epochs, "a write after a read");
-    writes_[i] = mine;
+    writes_[i] = by;
   }
 }
 
@@ -115,14 +125,12 @@ Allocation& Memory::find(uint64_t address, int bytes, int lane, int64_t& at) {
   return allocation;
 }
 
-std::byte* Memory::read(uint64_t address, int bytes, bool read_only, const Stamp& by, const Epochs& epochs) {
+Found Memory::read(uint64_t address, int bytes, bool read_only, const Stamp& by, const Epochs& epochs) {
   int64_t at = 0;
   Allocation& allocation = find(address, bytes, by.lane, at);
-  if (allocation.shadow) {
-    if (read_only) throw Violation("a read of " + allocation.name + " as constant, which may be written", by.lane);
-    allocation.shadow->read(at, bytes, by, epochs, allocation.initialised ? 0 : 1);
-  }
-  return allocation.data + at;
+  if (!allocation.shadow) return {allocation.data + at, true};
+  if (read_only) allocation.shadow->read_constant(at, bytes, by, epochs);
+  return {allocation.data + at, allocation.shadow->read(at, bytes, by, epochs, allocation.initialised ? 0 : 1)};
 }
 
 std::byte* Memory::write(uint64_t address, int bytes, const Stamp& by, const Epochs& epochs) {
@@ -146,15 +154,15 @@ void SharedMemory::check(uint64_t address, int bytes, int lane) const {
 // What earlier blocks did there does not count.
 static Epochs of_block(const Epochs& epochs) { return {epochs.block, epochs.block, epochs.now}; }
 
-std::byte* SharedMemory::read(uint64_t address, int bytes, const Stamp& by, const Epochs& epochs) {
+Found SharedMemory::read(uint64_t address, int bytes, const Stamp& by, const Epochs& epochs) {
   check(address, bytes, by.lane);
-  shadow_.read(static_cast<int64_t>(address), bytes, by, of_block(epochs), epochs.block);
-  return data_.data() + address;
+  const auto at = static_cast<int64_t>(address);
+  return {data_.data() + at, shadow_.read(at, bytes, by, of_block(epochs), epochs.block)};
 }
 
-std::byte* SharedMemory::write(uint64_t address, int bytes, const Stamp& by, const Epochs& epochs, bool in_flight) {
+std::byte* SharedMemory::write(uint64_t address, int bytes, const Stamp& by, const Epochs& epochs) {
   check(address, bytes, by.lane);
-  shadow_.write(static_cast<int64_t>(address), bytes, by, of_block(epochs), in_flight);
+  shadow_.write(static_cast<int64_t>(address), bytes, by, of_block(epochs));
   return data_.data() + address;
 }
 

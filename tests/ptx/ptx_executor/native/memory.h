@@ -14,10 +14,12 @@ namespace ptx {
 struct Stamp {
   uint32_t epoch = 0;  // 0: never
   uint16_t part = 0;
-  uint8_t warp = 0, lane = 0;
+  uint8_t warp = 0;
+  uint8_t lane : 6 = 0;
+  uint8_t in_flight : 1 = 0;  // by a cp.async that has not been waited for
+  uint8_t undefined : 1 = 0;  // what was written came from what nothing had written
 };
-inline constexpr uint8_t kMany = 255;      // warps, or lanes
-inline constexpr uint8_t kInFlight = 128;  // added to the lane: a cp.async that has not been waited for
+inline constexpr uint8_t kManyWarps = 255, kManyLanes = 63;
 
 struct Epochs {
   uint32_t launch = 0, block = 0, now = 0;  // first of the launch, first of the block, current
@@ -41,15 +43,23 @@ class Stamps {
 class Shadow {
  public:
   explicit Shadow(int64_t bytes) : writes_(bytes), reads_(bytes) {}
-  // Each throws a Violation if the access races with an earlier one or, for a read, finds a byte that nothing
-  // wrote since `written_since` (0: whatever it finds is fine).
-  void read(int64_t at, int bytes, const Stamp& by, const Epochs& epochs, uint32_t written_since);
-  void write(int64_t at, int bytes, const Stamp& by, const Epochs& epochs, bool in_flight = false);
+  // Each throws a Violation if the access races with an earlier one. A read returns whether every byte was
+  // written, since `written_since` (0: whatever there is counts as written), with a defined value.
+  bool read(int64_t at, int bytes, const Stamp& by, const Epochs& epochs, uint32_t written_since);
+  // A read through the read-only path: nothing writes there during the launch.
+  void read_constant(int64_t at, int bytes, const Stamp& by, const Epochs& epochs);
+  void write(int64_t at, int bytes, const Stamp& by, const Epochs& epochs);
   // The bytes of an async copy have arrived.
   void arrive(int64_t at, int bytes, const Stamp& by);
 
  private:
   Stamps writes_, reads_;
+};
+
+// What a read finds.
+struct Found {
+  const std::byte* data;
+  bool defined;
 };
 
 struct Allocation {
@@ -67,7 +77,7 @@ class Memory {
  public:
   static constexpr int kAllocationBits = 36;
   uint64_t allocate(Allocation allocation);
-  std::byte* read(uint64_t address, int bytes, bool read_only, const Stamp& by, const Epochs& epochs);
+  Found read(uint64_t address, int bytes, bool read_only, const Stamp& by, const Epochs& epochs);
   std::byte* write(uint64_t address, int bytes, const Stamp& by, const Epochs& epochs);
   uint32_t epoch = 1;  // the last one that any launch used
 
@@ -80,8 +90,8 @@ class Memory {
 class SharedMemory {
  public:
   explicit SharedMemory(int64_t bytes) : data_(static_cast<size_t>(bytes)), shadow_(bytes) {}
-  std::byte* read(uint64_t address, int bytes, const Stamp& by, const Epochs& epochs);
-  std::byte* write(uint64_t address, int bytes, const Stamp& by, const Epochs& epochs, bool in_flight = false);
+  Found read(uint64_t address, int bytes, const Stamp& by, const Epochs& epochs);
+  std::byte* write(uint64_t address, int bytes, const Stamp& by, const Epochs& epochs);
   std::byte* arrive(uint64_t address, int bytes, const Stamp& by);
 
  private:

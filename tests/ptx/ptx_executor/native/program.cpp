@@ -46,7 +46,7 @@ Program::Program(const std::vector<int>& widths, const std::vector<DecodedInstru
 
 int32_t Program::reserve(int width) {
   const int64_t at = frame_bytes_;
-  frame_bytes_ += std::max(width * kLanes, 64);
+  frame_bytes_ += std::max(width * kLanes, kFrameUnit);
   return static_cast<int32_t>(at);
 }
 

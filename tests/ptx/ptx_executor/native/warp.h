@@ -55,15 +55,25 @@ struct Warp {
   bool at_barrier = false;
   std::vector<AsyncCopy> copies;
   int64_t open_group[kLanes] = {};  // of async copies
-  Traffic* traffic;                 // of the instruction that runs
+  std::vector<uint32_t> undefined_lanes;
+  bool any_undefined = false;  // since the block began; until then all lanes are defined, and nobody looks
+  Traffic* traffic;            // of the instruction that runs
 
   template <class T>
   T* at(int32_t operand) {
     return reinterpret_cast<T*>(frame + operand);
   }
   uint32_t& predicate(int32_t operand) { return *at<uint32_t>(operand); }
+  // The lanes in which a register holds what was computed from memory that nothing had written.
+  uint32_t& undefined(int32_t operand) { return undefined_lanes[static_cast<size_t>(operand) / kFrameUnit]; }
+  void define(int32_t operand, uint32_t mask, uint32_t undefined_now) {
+    uint32_t& lanes = undefined(operand);
+    lanes = (lanes & ~mask) | (undefined_now & mask);
+  }
   Stamp stamp(int lane) const {
-    return {block->epochs.now, part, static_cast<uint8_t>(index), static_cast<uint8_t>(lane)};
+    Stamp stamp{block->epochs.now, part, static_cast<uint8_t>(index)};
+    stamp.lane = static_cast<uint8_t>(lane);
+    return stamp;
   }
 };
 
@@ -73,6 +83,9 @@ void for_each_lane(uint32_t mask, const Function& function) {
 }
 
 inline uint64_t address_of(Warp& warp, const Address& address, int lane) {
+  if (warp.any_undefined && address.width && warp.undefined(address.base) >> lane & 1) {
+    throw Violation("an address computed from what nothing has written", lane);
+  }
   const uint64_t base = address.width == 8   ? warp.at<uint64_t>(address.base)[lane]
                         : address.width == 4 ? warp.at<uint32_t>(address.base)[lane]
                                              : 0;
