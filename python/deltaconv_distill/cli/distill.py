@@ -10,7 +10,7 @@ import os
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
-from .errors import UserError
+from .errors import UserError, flagged
 from .pipelines import attach_fusion, load_pipeline
 from .training_data import TRAINING_SOURCES, add_training_flags, open_examples, require_one_source
 
@@ -43,7 +43,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..distillation import CheckpointError, DataError, DistillConfig, Distiller, TrainingDiverged, make_accelerator
+    from ..distillation import (
+        CheckpointError,
+        DataError,
+        DenoisingTask,
+        DistillConfig,
+        Distiller,
+        TrainingDiverged,
+        make_accelerator,
+    )
 
     require_one_source(options, TRAINING_SOURCES)
     try:
@@ -53,9 +61,10 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--{error}") from error
     pipe = load_pipeline(options.pretrained_teacher_model, "--pretrained_teacher_model").to(accelerator.device)
     try:
+        _made(DenoisingTask, pipe, config.prediction_type)  # refuses what cannot be a teacher, before any encoding
         fusion = _fusion(pipe, options)
         examples = open_examples(pipe, options)
-        distiller = _distiller(Distiller, pipe, fusion, examples, config, accelerator)
+        distiller = _made(Distiller, pipe, fusion, examples, config, accelerator)
         distiller.train()
     except (CheckpointError, DataError, TrainingDiverged) as error:
         raise UserError(str(error)) from error
@@ -65,8 +74,8 @@ def run(options: argparse.Namespace) -> None:
         print(f"fusion: {config.output_dir}/fusion")
 
 
-def _distiller(make: Any, *arguments: Any) -> Any:
-    """Settings that do not go together, or not with this machine, show when the distiller is made."""
+def _made(make: Any, *arguments: Any) -> Any:
+    """Settings that do not go together, or not with this teacher or machine, show when what uses them is made."""
     from ..distillation import DataError
 
     try:
@@ -74,7 +83,7 @@ def _distiller(make: Any, *arguments: Any) -> Any:
     except DataError:
         raise
     except ValueError as error:
-        raise UserError(f"--{error}") from error
+        raise flagged(error, "--pretrained_teacher_model") from error
 
 
 def _fusion(pipe: DiffusionPipeline, options: argparse.Namespace) -> DeltaConvFusion:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import fields
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import UserError
+from .errors import UserError, flagged
 from .pipelines import attach_fusion, load_pipeline
 from .training_data import IMAGE_SOURCES, add_image_flags, open_images, require_one_source
 
@@ -43,6 +44,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--height", type=int, help="of generated images; unless given, the model's own")
     parser.add_argument("--width", type=int, help="of generated images; unless given, the model's own")
     parser.add_argument("--seed", type=int, default=0, help="image i starts from seed + i")
+    parser.add_argument(
+        "--prediction_type",
+        help="epsilon or v_prediction, as in training; unless given, what the scheduler's config says",
+    )
     parser.add_argument("--inception_weights", help="torch-fidelity's Inception weights, for FID")
     parser.add_argument("--clip_model", help="a folder with a CLIP model of transformers, for the CLIP score")
     parser.add_argument("--dino_model", help="a folder with a DINOv2 model of transformers, for FDD")
@@ -70,7 +75,7 @@ def run(options: argparse.Namespace) -> None:
     except DataError as error:
         raise UserError(str(error)) from error
     except (ImportError, ValueError) as error:
-        raise UserError(f"--{error}") from error
+        raise flagged(error, "--pretrained_teacher_model") from error
     print(_table(result))
     if options.output:
         with atomic_file(Path(options.output), "w") as file:
@@ -86,12 +91,13 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _real(images: CaptionedImages, count: int) -> np.ndarray | None:
-    """The data's own images, where all have one size and there are enough for a distance."""
+    """The first of the data's own images, where all have one size and there are enough for a distance."""
     import numpy as np
 
     if images.buckets is not None or min(count, len(images)) < 2:
         return None
-    return np.stack([images.image(index).permute(1, 2, 0).numpy() for index in range(min(count, len(images)))])
+    real = [image.permute(1, 2, 0).numpy() for image in islice(images.sound(), count)]
+    return np.stack(real) if len(real) >= 2 else None
 
 
 def _table(result: Evaluation) -> str:

@@ -29,6 +29,9 @@ def add_image_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset_config_name", help="the configuration of --dataset_name")
     parser.add_argument("--image_column", default="image", help="the column of pictures in --dataset_name")
     parser.add_argument("--caption_column", default="text", help="the column, or entry of .json files, with captions")
+    parser.add_argument(
+        "--max_bad_pictures", type=int, default=100, help="pictures that cannot be used and are left out; more end it"
+    )
     parser.add_argument("--resolution", type=int, default=512, help="images are resized and cropped to this square")
     parser.add_argument(
         "--max_aspect_ratio",
@@ -58,19 +61,21 @@ def open_images(options: argparse.Namespace) -> CaptionedImages:
         UserError: neither or both are given, or sizes make no sense.
         DataError: they cannot be read.
     """
-    from ..distillation import EmojiImages, HubImages, ImageFolder
+    from ..distillation import BadPictures, EmojiImages, HubImages, ImageFolder
 
     require_one_source(options, IMAGE_SOURCES)
+    bad = BadPictures(options.max_bad_pictures)
     if options.train_data_dir == EMBEDDED:
         return EmojiImages()
     if options.train_data_dir:
-        return ImageFolder(options.train_data_dir, _framer(options), options.caption_column)
+        return ImageFolder(options.train_data_dir, _framer(options), options.caption_column, bad)
     return HubImages.load(
         options.dataset_name,
         _framer(options),
         options.image_column,
         options.caption_column,
         config_name=options.dataset_config_name,
+        bad=bad,
     )
 
 
@@ -80,7 +85,14 @@ def open_examples(pipe: DiffusionPipeline, options: argparse.Namespace) -> Examp
     Raises:
         UserError, DataError: as `open_images`.
     """
-    from ..distillation import CachedExamples, CachedOnDisk, EncodedOnTheFly, PipelineEncoder, ShardedImages
+    from ..distillation import (
+        BadPictures,
+        CachedExamples,
+        CachedOnDisk,
+        EncodedOnTheFly,
+        PipelineEncoder,
+        ShardedImages,
+    )
 
     require_one_source(options, TRAINING_SOURCES)
     try:
@@ -90,9 +102,9 @@ def open_examples(pipe: DiffusionPipeline, options: argparse.Namespace) -> Examp
     if options.cached_data_dir:
         return CachedOnDisk(options.cached_data_dir, encoder)
     if options.train_shards:
-        return ShardedImages(
-            options.train_shards, _framer(options), encoder, options.caption_column, options.shuffle_buffer
-        )
+        bad = BadPictures(options.max_bad_pictures)
+        framer, column = _framer(options), options.caption_column
+        return ShardedImages(options.train_shards, framer, encoder, column, options.shuffle_buffer, bad)
     images = open_images(options)
     if options.cache_latents or options.train_data_dir == EMBEDDED:
         return CachedExamples(images, encoder)

@@ -4,10 +4,12 @@ from .config import DistillConfig
 from .data.batches import Batch
 from .data.cache import CachedOnDisk, write_cache
 from .data.encoding import PipelineEncoder
+from .data.errors import BadPicture, BadPictures, DataError
 from .data.example_stream import ExampleStream
 from .data.examples import CachedExamples, EncodedOnTheFly
 from .data.framing import Framer
-from .data.images import CaptionedImages, DataError, EmojiImages, HubImages, ImageFolder
+from .data.hub_images import HubImages
+from .data.images import CaptionedImages, EmojiImages, ImageFolder
 from .data.shards import ShardedImages
 from .run.checkpoint import CheckpointError, find_checkpoint, save_checkpoint
 from .run.parallel import make_accelerator
@@ -17,6 +19,8 @@ from .training.losses import LossTerms, LossWeights, distillation_losses, featur
 from .training.trainer import Distiller, TrainingDiverged
 
 __all__ = [
+    "BadPicture",
+    "BadPictures",
     "Batch",
     "CachedExamples",
     "CachedOnDisk",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .task import PREDICTION_TYPES
+from .noise_schedule import PREDICTION_TYPES
 from .training.losses import LossWeights
 from .training.schedules import WeightSchedule
 
@@ -68,6 +68,8 @@ class DistillConfig:
     )
     stage1_learning_rate: float | None = setting(None, "learning rate of the layer-local steps; unset: learning_rate")
     proportion_empty_prompts: float = setting(0.15, "share of captions replaced by the empty one")
+    random_flip: bool = setting(False, "mirror half of the pictures; needs images that are encoded on the fly")
+    noise_offset: float = setting(0.0, "add this times one normal number a channel to the noise; 0: none")
     mixed_precision: str = setting("no", "no, fp16 (with loss scaling) or bf16: the autocast dtype of the passes")
     teacher_precision: str | None = setting(
         None, "no, fp16 or bf16: the teacher's passes in another precision than mixed_precision"
@@ -177,6 +179,7 @@ NOT_NEGATIVE = (
     "fit_batches",
     "stage1_steps",
     "dataloader_num_workers",
+    "noise_offset",
 )
 POSITIVE_OR_NONE = (
     "max_train_seconds",

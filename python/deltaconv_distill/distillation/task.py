@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, PixArtTransformer2DModel
+from diffusers import DiffusionPipeline, PixArtTransformer2DModel
 from diffusers.training_utils import compute_snr
 
 from ..conversion.sites import denoiser_of
 from .data.batches import Batch
+from .noise_schedule import training_schedule
 
-PREDICTION_TYPES = ("epsilon", "v_prediction")
 # Conditioning that denoisers take inside `added_cond_kwargs`: of SDXL, then of PixArt-α.
 SDXL_CONDITIONS = ("text_embeds", "time_ids")
 PIXART_CONDITIONS = ("resolution", "aspect_ratio")
@@ -26,19 +26,14 @@ class DenoisingTask:
 
     Raises:
         TypeError: the pipeline has another kind of denoiser.
-        ValueError: the prediction type is neither epsilon nor v_prediction.
+        ValueError: the scheduler is of a family without betas, or the prediction type neither epsilon nor v_prediction.
     """
 
     def __init__(self, pipe: DiffusionPipeline, prediction_type: str | None = None) -> None:
         self._is_pixart = isinstance(denoiser_of(pipe), PixArtTransformer2DModel)
         self.denoiser: Any = pipe.transformer if self._is_pixart else pipe.unet  # its compiled form, if it has one
-        changes = {"prediction_type": prediction_type} if prediction_type else {}
-        self.scheduler = DDPMScheduler.from_config(pipe.scheduler.config, **changes)
+        self.scheduler = training_schedule(pipe.scheduler, prediction_type)
         self.prediction_type = self.scheduler.config.prediction_type
-        if self.prediction_type not in PREDICTION_TYPES:
-            raise ValueError(
-                f"pipe.scheduler: expected a prediction_type in {PREDICTION_TYPES}, got {self.prediction_type!r}"
-            )
 
     @property
     def num_timesteps(self) -> int:
@@ -63,6 +58,11 @@ class DenoisingTask:
         return self.scheduler.get_velocity(batch.latents, batch.noise, batch.timesteps)
 
     def snr_weights(self, timesteps: torch.Tensor, gamma: float) -> torch.Tensor:
-        """[B] weights min(SNR, γ) / SNR for epsilon, min(SNR, γ) / (SNR + 1) for velocities (arXiv 2303.09556)."""
+        """[B] weights min(SNR, γ) / SNR for epsilon, min(SNR, γ) / (SNR + 1) for velocities (arXiv 2303.09556).
+
+        Where the SNR is zero, at the last step of a schedule rescaled to zero terminal SNR, the first is its limit, 1.
+        """
         snr = compute_snr(self.scheduler, timesteps)
-        return snr.clamp(max=gamma) / (snr if self.prediction_type == "epsilon" else snr + 1)
+        if self.prediction_type == "epsilon":
+            return (gamma / snr).clamp(max=1)
+        return snr.clamp(max=gamma) / (snr + 1)

@@ -14,8 +14,8 @@ import torch
 
 from .encoding import LatentMoments
 
-# First word of a seed sequence: keeps the draws of an epoch's order apart from those of an example.
-ORDER, EXAMPLE = 0, 1
+# First word of a seed sequence: keeps one kind of draw apart from the others.
+ORDER, EXAMPLE, MIRROR, OFFSET = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,14 @@ class Batch:
     timesteps: torch.Tensor
     conditioning: dict[str, torch.Tensor]
 
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def first(self, count: int) -> Batch:
+        """Its first `count` examples, or all where there are no more."""
+        kept = {name: value[:count] for name, value in self.conditioning.items()}
+        return Batch(self.latents[:count], self.noise[:count], self.timesteps[:count], kept)
+
     def to(self, device: torch.device) -> Batch:
         moved = {name: value.to(device) for name, value in self.conditioning.items()}
         return Batch(self.latents.to(device), self.noise.to(device), self.timesteps.to(device), moved)
@@ -34,20 +42,44 @@ class Batch:
 
 @dataclass(frozen=True)
 class Draws:
-    """What chance adds to an example."""
+    """What chance adds to an example.
+
+    noise_offset: standard deviation of what is added to the noise of each whole channel.
+    random_flip: half of the pictures are mirrored.
+    """
 
     seed: int
     num_timesteps: int
-    proportion_empty_prompts: float
+    proportion_empty_prompts: float = 0.0
+    noise_offset: float = 0.0
+    random_flip: bool = False
 
     def at(self, position: int, shape: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool]:
         """Noise of the latent's posterior, noise, timestep, and whether the caption is dropped."""
         generator = seeded_generator(self.seed, EXAMPLE, position)
         posterior = torch.randn(tuple(shape), generator=generator)
         noise = torch.randn(tuple(shape), generator=generator)
+        noise = noise + self._offset(position, shape[0])
         timestep = torch.randint(self.num_timesteps, (), generator=generator)
         empty = torch.rand((), generator=generator).item() < self.proportion_empty_prompts
         return posterior, noise, timestep, empty
+
+    def mirror(self, pixels: torch.Tensor, position: int) -> torch.Tensor:
+        """[B, 3, H, W] pictures from `position` on, each turned left to right if chance says so."""
+        if not self.random_flip:
+            return pixels
+        return torch.stack([self._mirrored(image, position + offset) for offset, image in enumerate(pixels)])
+
+    def _mirrored(self, image: torch.Tensor, position: int) -> torch.Tensor:
+        generator = seeded_generator(self.seed, MIRROR, position)
+        return image.flip(-1) if torch.rand((), generator=generator).item() < 0.5 else image
+
+    def _offset(self, position: int, channels: int) -> torch.Tensor | float:
+        """[C, 1, 1] added to the noise, which lets a model learn the picture's mean brightness; 0 unless asked for."""
+        if not self.noise_offset:
+            return 0.0
+        generator = seeded_generator(self.seed, OFFSET, position)
+        return self.noise_offset * torch.randn((channels, 1, 1), generator=generator)
 
 
 def draw_batch(draws: Draws, position: int, moments: LatentMoments, captions: Sequence[str]) -> tuple[Batch, list[str]]:

@@ -2,7 +2,7 @@
 
 A cache is a folder: `latents-*.safetensors` hold examples of one size each, `text-*.safetensors` captions, `plan.json`
 what the cache is made of, and `cache.json`, written last, where everything stands. Making it can be interrupted: the
-files that are there are not made again.
+files that are there are not made again, if they were made of the pictures that stand there now.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ from safetensors.torch import save
 from tqdm.auto import tqdm
 
 from ...atomic import atomic_file
+from .cache_identity import PLAN_FILE, cache_plan, claim, pictures_digest, require_same_encoder
 from .encoding import LatentMoments, PipelineEncoder
-from .examples import ENCODING_BATCH, Conditioning, EncodedOnTheFly
-from .images import CaptionedImages, DataError
+from .errors import BadPictures, DataError
+from .examples import ENCODING_BATCH, Conditioning, EncodedOnTheFly, chunks, encode_sound
+from .images import CaptionedImages
 
-PLAN_FILE, INDEX_FILE = "plan.json", "cache.json"
+INDEX_FILE = "cache.json"
 EXAMPLES_PER_FILE = 16 * ENCODING_BATCH
 GEOMETRY = "geometry."  # prefix of what `Examples.geometry` gives
-PROBES = 16  # values of an encoder's weights that tell it from others
+ROWS = "index"  # which example each row is; pictures that cannot be used have none
+PICTURES = "pictures"  # in a file's metadata: the digest of those that it was made of
 OPEN_FILES = 128
 
 
@@ -44,26 +47,32 @@ def write_cache(
         num_workers: threads that decode images.
 
     Raises:
-        DataError: the folder holds a cache of something else, or an image cannot be read.
+        DataError: the folder holds a cache of something else, no picture can be used or too many cannot, or a value is
+            beyond the range of `dtype`.
         OSError: the disk is full or not writable; what is written so far is kept.
     """
     examples = EncodedOnTheFly(images, encoder, num_workers)
-    captions = sorted({"", *images.captions})
-    plan = {
-        "encoders": fingerprint(encoder),
-        "dtype": str(dtype).removeprefix("torch."),
-        "examples": list(zip(images.captions, images.buckets or [0] * len(images), strict=True)),
-    }
-    _claim(folder, json.loads(json.dumps(plan)))
-    places: list[tuple[int, int]] = [(0, 0)] * len(images)
+    claim(folder, cache_plan(images, encoder, dtype))
+    places: list[tuple[int, int] | None] = [None] * len(images)
     groups = list(_groups(images))
     for number, group in enumerate(tqdm(groups, desc="latents", unit="file")):
-        for row, index in enumerate(group):
-            places[index] = (number, row)
-        _write_once(folder / f"latents-{number:05}.safetensors", lambda group=group: _latents(examples, group), dtype)
+        path = folder / f"latents-{number:05}.safetensors"
+        digest = pictures_digest(images, group)
+        if path.exists():
+            _require_same_pictures(path, digest)
+        else:
+            _write(path, _latents(examples, group), dtype, {PICTURES: digest})
+        with _open(path) as file:
+            for row, index in enumerate(file.get_tensor(ROWS).tolist()):
+                places[index] = (number, row)
+    if not any(places):
+        raise DataError(f"none of {len(images)} pictures can be used, as warned above")
+    captions = sorted({"", *images.captions})
     texts = [captions[start : start + EXAMPLES_PER_FILE] for start in range(0, len(captions), EXAMPLES_PER_FILE)]
     for number, part in enumerate(tqdm(texts, desc="captions", unit="file")):
-        _write_once(folder / f"text-{number:05}.safetensors", lambda part=part: _texts(examples, part), dtype)
+        path = folder / f"text-{number:05}.safetensors"
+        if not path.exists():
+            _write(path, _texts(examples, part), dtype)
     with atomic_file(folder / INDEX_FILE, "w") as file:
         json.dump({"places": places, "captions": captions, "buckets": images.buckets is not None}, file)
 
@@ -79,16 +88,22 @@ class CachedOnDisk:
         self.folder = Path(folder)
         plan, index = _read_json(self.folder / PLAN_FILE), _read_json(self.folder / INDEX_FILE)
         if encoder is not None:
-            _require_same_encoders(self.folder, plan["encoders"], fingerprint(encoder))
-        captions, buckets = zip(*plan["examples"], strict=True)
+            require_same_encoder(self.folder, plan, encoder)
+        sound = [number for number, place in enumerate(index["places"]) if place is not None]
+        captions, buckets = zip(*(plan["examples"][number] for number in sound), strict=True)
         self.captions: Sequence[str] = list(captions)
         self.buckets: Sequence[int] | None = list(buckets) if index["buckets"] else None
-        self._places: list[tuple[int, int]] = index["places"]
+        self.bad = BadPictures()  # were left out when the cache was made
+        self._places: list[tuple[int, int]] = [index["places"][number] for number in sound]
         self._rows = {caption: divmod(row, EXAMPLES_PER_FILE) for row, caption in enumerate(index["captions"])}
-        self._file = lru_cache(OPEN_FILES)(self._open)
+        self._file = lru_cache(OPEN_FILES)(_open)
 
     def __len__(self) -> int:
         return len(self.captions)
+
+    def usable(self, indices: Sequence[int]) -> Sequence[int]:
+        """All are."""
+        return indices
 
     def moments(self, indices: Sequence[int]) -> LatentMoments:
         rows = [self._row("latents", *self._places[index]) for index in indices]
@@ -111,45 +126,18 @@ class CachedOnDisk:
         values = {name.removeprefix(prefix): file.get_slice(name)[row : row + 1][0] for name in names}
         return {name: value.float() if value.is_floating_point() else value for name, value in values.items()}
 
-    @staticmethod
-    def _open(path: Path) -> Any:
-        try:
-            return safe_open(path, framework="pt")
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"{path}: damaged or missing part of a cache ({error})") from error
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path}: damaged or missing part of a cache ({error})") from error
 
 
-def fingerprint(encoder: PipelineEncoder) -> dict[str, list[float]]:
-    """A few weights of the VAE and of each text encoder, by the component's name."""
-    probes = {}
-    for name in ("vae", "text_encoder", "text_encoder_2"):
-        module = getattr(encoder.pipe, name, None)
-        if module is not None:
-            parameters = list(module.parameters())
-            chosen = parameters[:: -(-len(parameters) // PROBES)]
-            probes[name] = [parameter.flatten()[-1].float().item() for parameter in chosen]
-    return probes
-
-
-def _require_same_encoders(folder: Path, cached: dict[str, list[float]], ours: dict[str, list[float]]) -> None:
-    for name, values in ours.items():
-        theirs = torch.tensor(cached.get(name, []))
-        mine = torch.tensor(values)
-        # wide enough for one of the two to have been loaded in bfloat16
-        if theirs.shape != mine.shape or not torch.allclose(theirs, mine, rtol=2e-2, atol=1e-4):
-            raise DataError(f"{folder}: this cache was made with another {name} than the teacher's")
-
-
-def _claim(folder: Path, plan: dict[str, Any]) -> None:
-    path = folder / PLAN_FILE
-    if path.exists():
-        if json.loads(path.read_text(encoding="utf-8")) != plan:
-            raise DataError(f"{folder}: holds a cache of other images, captions, sizes, encoders or another dtype")
-        return
-    if folder.exists() and any(folder.iterdir()):
-        raise DataError(f"{folder}: expected a new folder or an unfinished cache")
-    with atomic_file(path, "w") as file:
-        json.dump(plan, file)
+def _require_same_pictures(path: Path, digest: str) -> None:
+    with _open(path) as file:
+        if (file.metadata() or {}).get(PICTURES) != digest:
+            raise DataError(f"{path}: was made of other pictures, or of their earlier contents: give a new folder")
 
 
 def _groups(images: CaptionedImages) -> Iterator[list[int]]:
@@ -161,36 +149,38 @@ def _groups(images: CaptionedImages) -> Iterator[list[int]]:
             yield members[start : start + EXAMPLES_PER_FILE]
 
 
-def _write_once(path: Path, make: Any, dtype: torch.dtype) -> None:
-    if path.exists():
-        return
-    tensors = {
-        name: (value.to(dtype) if value.is_floating_point() and not name.startswith(GEOMETRY) else value)
-        for name, value in make().items()
-    }
-    content = save({name: value.contiguous().cpu() for name, value in tensors.items()})
+def _write(path: Path, tensors: Conditioning, dtype: torch.dtype, metadata: dict[str, str] | None = None) -> None:
+    stored = {name: _stored(path, name, value, dtype).contiguous().cpu() for name, value in tensors.items()}
     with atomic_file(path) as file:
-        file.write(content)
+        file.write(save(stored, metadata))
+
+
+def _stored(path: Path, name: str, value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`value` in what the cache is stored in; sizes and indices stay as they are."""
+    if not value.is_floating_point() or name.startswith(GEOMETRY):
+        return value
+    if not torch.isfinite(value).all():
+        raise DataError(f"{path}: the encoder's {name} are not finite; encode in float32")
+    stored = value.to(dtype)
+    if not torch.isfinite(stored).all():
+        raise DataError(
+            f"{path}: {name} reach {value.abs().max():.3g}, which {dtype} cannot hold "
+            f"(up to {torch.finfo(dtype).max:.3g}): store them as bfloat16 or float32"
+        )
+    return stored
 
 
 def _latents(examples: EncodedOnTheFly, indices: Sequence[int]) -> Conditioning:
-    parts = [indices[start : start + ENCODING_BATCH] for start in range(0, len(indices), ENCODING_BATCH)]
-    moments = []
-    for number, part in enumerate(parts):
-        if number + 1 < len(parts):
-            examples.prefetch([*part, *parts[number + 1]])
-        moments.append(examples.moments(part))
-    geometry = {GEOMETRY + name: value for name, value in examples.geometry(indices).items()}
-    return {
-        "mean": torch.cat([part.mean for part in moments]),
-        "std": torch.cat([part.std for part in moments]),
-        **geometry,
-    }
+    sound, moments = encode_sound(examples, indices)
+    rows = {ROWS: torch.tensor(sound, dtype=torch.int64)}
+    if moments is None:
+        return rows
+    geometry = {GEOMETRY + name: value for name, value in examples.geometry(sound).items()}
+    return {**rows, "mean": moments.mean, "std": moments.std, **geometry}
 
 
 def _texts(examples: EncodedOnTheFly, captions: Sequence[str]) -> Conditioning:
-    parts = [captions[start : start + ENCODING_BATCH] for start in range(0, len(captions), ENCODING_BATCH)]
-    encoded = [examples.conditioning(part) for part in parts]
+    encoded = [examples.conditioning(part) for part in chunks(captions)]
     return {name: torch.cat([part[name] for part in encoded]) for name in encoded[0]}
 
 

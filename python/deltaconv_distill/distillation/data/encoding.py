@@ -51,9 +51,21 @@ class PipelineEncoder:
         """[B, 3, H, W] images in [-1, 1] -> their latents' moments, float32."""
         vae = self.pipe.vae
         posterior = vae.encode(images.to(vae.device, vae.dtype)).latent_dist
-        shift = getattr(vae.config, "shift_factor", None) or 0.0
-        scale = vae.config.scaling_factor
+        shift, scale = (torch.tensor(values, device=vae.device).view(1, -1, 1, 1) for values in self.latent_scaling)
         return LatentMoments((posterior.mean.float() - shift) * scale, posterior.std.float() * scale)
+
+    @property
+    def latent_scaling(self) -> tuple[list[float], list[float]]:
+        """What is taken off the VAE's latents, and then multiplied with them: one value, or one for each channel.
+
+        It is what the pipeline undoes before it decodes; of these pipelines only SDXL's reads `latents_mean` and
+        `latents_std` (Playground v2.5).
+        """
+        config = self.pipe.vae.config
+        scale, mean, std = (config.get(name) for name in ("scaling_factor", "latents_mean", "latents_std"))
+        if not isinstance(self.pipe, StableDiffusionXLPipeline) or mean is None or std is None:
+            return [0.0], [scale]
+        return list(mean), [scale / value for value in std]
 
     @torch.no_grad()
     def conditioning(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:

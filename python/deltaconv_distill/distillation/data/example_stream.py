@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 
 from .batches import ORDER, Batch, Draws, draw_batch, seeded_generator
-from .examples import Examples
+from .encoding import LatentMoments
+from .errors import BadPictures
+from .examples import EncodedOnTheFly, Examples
 
 
 class ExampleStream:
@@ -15,24 +18,41 @@ class ExampleStream:
 
     Examples in buckets are shuffled in groups of `batch_size` of one bucket; the last group of a bucket is filled up
     from its first. Batches then begin at multiples of `batch_size`.
+
+    Args:
+        draws: what chance adds to the examples; its seed also shuffles them.
+
+    Raises:
+        ValueError: examples that are encoded already, which cannot be flipped.
     """
 
-    def __init__(
-        self, examples: Examples, seed: int, batch_size: int, num_timesteps: int, proportion_empty_prompts: float
-    ) -> None:
+    def __init__(self, examples: Examples, batch_size: int, draws: Draws) -> None:
+        if draws.random_flip and not isinstance(examples, EncodedOnTheFly):
+            raise ValueError(
+                "random_flip: expected images that are encoded on the fly: a cache holds them one way round"
+            )
         self.examples = examples
-        self.seed = seed
         self.batch_size = batch_size
-        self._draws = Draws(seed, num_timesteps, proportion_empty_prompts)
+        self._draws = draws
         self._order = lru_cache(maxsize=2)(self._shuffle)
         self._epoch_length = len(self._shuffle(0)) if examples.buckets is not None else len(examples)
 
     def batch(self, position: int) -> Batch:
-        indices = self.indices(position)
+        indices = self.examples.usable(self.indices(position))
         captions = [self.examples.captions[index] for index in indices]
-        batch, kept = draw_batch(self._draws, position, self.examples.moments(indices), captions)
+        batch, kept = draw_batch(self._draws, position, self._moments(indices, position), captions)
         conditioning = {**self.examples.conditioning(kept), **self.examples.geometry(indices)}
         return Batch(batch.latents, batch.noise, batch.timesteps, conditioning)
+
+    @property
+    def epoch_length(self) -> int:
+        """Positions in an epoch."""
+        return self._epoch_length
+
+    @property
+    def bad(self) -> BadPictures:
+        """The pictures that are left out."""
+        return self.examples.bad
 
     def prefetch(self, position: int) -> None:
         """Announce that the batch at `position` is the next."""
@@ -54,8 +74,14 @@ class ExampleStream:
     def load_state(self, state: dict[str, object]) -> None:
         """Counterpart of `state`."""
 
+    def _moments(self, indices: Sequence[int], position: int) -> LatentMoments:
+        if not self._draws.random_flip:
+            return self.examples.moments(indices)
+        assert isinstance(self.examples, EncodedOnTheFly)  # checked when the stream was made
+        return self.examples.moments(indices, lambda pixels: self._draws.mirror(pixels, position))
+
     def _shuffle(self, epoch: int) -> torch.Tensor:
-        generator = seeded_generator(self.seed, ORDER, epoch)
+        generator = seeded_generator(self._draws.seed, ORDER, epoch)
         order = torch.randperm(len(self.examples), generator=generator)
         if self.examples.buckets is None:
             return order

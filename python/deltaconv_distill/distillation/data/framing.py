@@ -62,10 +62,10 @@ class Framer:
         return Framing(height, width, top, left, target_height, target_width)
 
     def apply(self, picture: Image.Image) -> torch.Tensor:
-        """[3, H, W] uint8, of its bucket's size."""
+        """A picture in RGB -> [3, H, W] uint8, of its bucket's size."""
         framing = self.framing(picture.height, picture.width)
         height, width = self._resized(picture.height, picture.width)
-        resized = picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+        resized = picture.resize((width, height), Image.Resampling.LANCZOS)
         left, top = framing.crop_left, framing.crop_top
         cropped = resized.crop((left, top, left + framing.width, top + framing.height))
         return torch.from_numpy(np.array(cropped)).permute(2, 0, 1)

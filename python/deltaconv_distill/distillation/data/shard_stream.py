@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from .batches import Batch, Draws, draw_batch
-from .images import DataError
+from .errors import DataError
 from .shards import Pixels, Place, ShardedImages, ShardReader
 
 
@@ -23,7 +23,6 @@ class ShardStream:
     def __init__(
         self,
         images: ShardedImages,
-        seed: int,
         batch_size: int,
         draws: Draws,
         num_workers: int = 0,
@@ -31,11 +30,12 @@ class ShardStream:
         num_processes: int = 1,
     ) -> None:
         self.batch_size = batch_size
+        self.bad = images.bad
         self._images = images
         self._draws = draws
         self._num_workers = num_workers
         places = [Place()] * max(1, num_workers)
-        self._reader = ShardReader(images, seed, batch_size, process, num_processes, places)
+        self._reader = ShardReader(images, draws.seed, batch_size, process, num_processes, places)
         self._taken = 0
         self._batches: Iterator[Pixels] | None = None
         if len(images.shards) < num_processes * len(places):
@@ -46,16 +46,28 @@ class ShardStream:
 
     def batch(self, position: int) -> Batch:
         """The next batch, with the noise of `position`."""
+        raw = self.read()
+        encoder = self._images.encoder
+        pixels = self._draws.mirror(raw.pixels, position)
+        moments = encoder.moments(pixels.float() / 127.5 - 1)
+        batch, kept = draw_batch(self._draws, position, moments, raw.captions)
+        conditioning = {**encoder.conditioning(kept), **encoder.geometry(raw.framings)}
+        return Batch(batch.latents, batch.noise, batch.timesteps, conditioning)
+
+    def read(self) -> Pixels:
+        """The next decoded batch.
+
+        Raises:
+            DataError: no sample of a whole epoch can be used, or too many cannot.
+        """
         if self._batches is None:
             self._batches = self._open()
         raw = next(self._batches)
         self._reader.places[self._taken % len(self._reader.places)] = raw.place
         self._taken += 1
-        encoder = self._images.encoder
-        moments = encoder.moments(raw.pixels.float() / 127.5 - 1)
-        batch, kept = draw_batch(self._draws, position, moments, raw.captions)
-        conditioning = {**encoder.conditioning(kept), **encoder.geometry(raw.framings)}
-        return Batch(batch.latents, batch.noise, batch.timesteps, conditioning)
+        for name, reason in raw.bad.items():
+            self.bad.leave_out(name, reason)
+        return raw
 
     def prefetch(self, position: int) -> None:
         """The workers read ahead by themselves."""

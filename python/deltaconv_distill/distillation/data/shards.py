@@ -8,27 +8,25 @@ reads one shard again, up to that batch, without decoding.
 
 from __future__ import annotations
 
-import io
 import json
-import logging
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from PIL import Image
 from torch.utils.data import IterableDataset
 
 from .batches import ORDER, seeded_generator
+from .captions import decode_text
 from .encoding import PipelineEncoder
+from .errors import BadPicture, BadPictures, DataError
 from .framing import Framer, Framing
-from .images import IMAGE_SUFFIXES, DataError
-
-logger = logging.getLogger(__name__)
+from .pictures import IMAGE_SUFFIXES, read_picture, read_size
 
 IMAGE_KEYS = tuple(suffix.removeprefix(".") for suffix in sorted(IMAGE_SUFFIXES))
 SHUFFLE_BUFFER = 1000
+SHOWN_REASONS = 3
 
 RawSample = dict[str, Any]  # webdataset's: "__key__", and the bytes of each file by its extension
 
@@ -37,12 +35,15 @@ RawSample = dict[str, Any]  # webdataset's: "__key__", and the bytes of each fil
 class ShardedImages:
     """Captioned images in tar files: under each key a picture and .txt, or .json with `caption_column`.
 
+    The picture is the file that has a picture's suffix and nothing else behind the key: a.png, not a.mask.png.
+
     Args:
         urls: as webdataset takes them: paths, "{000..123}" ranges, http(s):, "pipe:" commands; "::" between several.
         framer: makes the pictures one size, or sorts them into buckets.
         encoder: of the teacher.
         caption_column: the entry of .json files that holds the caption.
         shuffle_buffer: samples of a shard that wait, encoded, to be drawn at random.
+        bad: counts samples that are left out, to a limit.
     """
 
     urls: str
@@ -50,6 +51,7 @@ class ShardedImages:
     encoder: PipelineEncoder
     caption_column: str = "text"
     shuffle_buffer: int = SHUFFLE_BUFFER
+    bad: BadPictures = field(default_factory=BadPictures)
 
     def __post_init__(self) -> None:
         if not self.shards:
@@ -75,12 +77,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Pixels:
-    """A decoded batch: pixels [B, 3, H, W] uint8, and the place of its worker after it."""
+    """A decoded batch: pixels [B, 3, H, W] uint8, and the place of its worker after it.
+
+    bad: what had to be left out since the worker's batch before: why, by name.
+    """
 
     pixels: torch.Tensor
     captions: list[str]
     framings: list[Framing]
     place: Place
+    bad: dict[str, str]
 
 
 @dataclass
@@ -94,6 +100,7 @@ class ShardReader(IterableDataset):
     num_processes: int
     places: list[Place]
     order: list[int] = field(default_factory=list)  # the worker that each of the DataLoader's plays
+    _bad: dict[str, str] = field(default_factory=dict)  # what has been left out since the last batch
 
     def __iter__(self) -> Iterator[Pixels]:
         info = torch.utils.data.get_worker_info()
@@ -111,7 +118,8 @@ class ShardReader(IterableDataset):
                     yield batch
                 place = Place(place.epoch, place.shard + 1)
             if not yielded:
-                raise DataError(f"train_shards: no usable sample in a whole epoch of {', '.join(shards)}")
+                reasons = "; ".join(f"{name}: {reason}" for name, reason in list(self._bad.items())[:SHOWN_REASONS])
+                raise DataError(f"train_shards: no usable sample in a whole epoch of {', '.join(shards)} ({reasons})")
             place = Place(place.epoch + 1)
 
     def shards_of(self, worker: int, epoch: int) -> list[str]:
@@ -126,7 +134,8 @@ class ShardReader(IterableDataset):
             if number >= place.batches:
                 batch = self._decode(group, url)
                 if batch is not None:
-                    yield replace(batch, place=replace(place, batches=number + 1))
+                    yield replace(batch, place=replace(place, batches=number + 1), bad=dict(self._bad))
+                    self._bad.clear()
 
     def _groups(self, url: str, epoch: int) -> Iterator[list[RawSample]]:
         """Batches of samples of one bucket each, not decoded yet."""
@@ -145,7 +154,7 @@ class ShardReader(IterableDataset):
     def _shuffled(self, url: str, epoch: int) -> Iterator[RawSample]:
         draws = random.Random(f"{self.seed} {epoch} {self.images.shards.index(url)}")  # wherever the shards lie
         buffer: list[RawSample] = []
-        for sample in _samples(url):
+        for sample in self._samples(url):
             buffer.append(sample)
             if len(buffer) > self.images.shuffle_buffer:
                 yield _pop(buffer, draws)
@@ -154,42 +163,43 @@ class ShardReader(IterableDataset):
 
     def _bucket(self, sample: RawSample, url: str) -> int | None:
         try:
-            with Image.open(io.BytesIO(_image_bytes(sample))) as picture:
-                size = picture.height, picture.width
+            size = read_size(_picture(sample))
             _caption(sample, self.images.caption_column)
-        except (OSError, ValueError, KeyError) as error:
-            _warn_skipped(sample, url, error)
+        except BadPicture as error:
+            self._leave_out(sample, url, error)
             return None
         return self.images.framer.bucket(*size)
 
     def _decode(self, group: list[RawSample], url: str) -> Pixels | None:
         """Broken pictures are replaced by sound ones of the same batch; None where there is no sound one."""
         decoded = []
+        framer = self.images.framer
         for sample in group:
             try:
-                with Image.open(io.BytesIO(_image_bytes(sample))) as picture:
-                    framing = self.images.framer.framing(picture.height, picture.width)
-                    decoded.append(
-                        (self.images.framer.apply(picture), _caption(sample, self.images.caption_column), framing)
-                    )
-            except (OSError, ValueError) as error:
-                _warn_skipped(sample, url, error)
+                picture = read_picture(_picture(sample))
+            except BadPicture as error:
+                self._leave_out(sample, url, error)
+                continue
+            caption = _caption(sample, self.images.caption_column)
+            decoded.append((framer.apply(picture), caption, framer.framing(picture.height, picture.width)))
         if not decoded:
             return None
         filled = [decoded[index % len(decoded)] for index in range(len(group))]
         pixels, captions, framings = (list(column) for column in zip(*filled, strict=True))
-        return Pixels(torch.stack(pixels), captions, framings, Place())
+        return Pixels(torch.stack(pixels), captions, framings, Place(), {})
 
+    def _samples(self, url: str) -> Iterator[RawSample]:
+        """The samples of a shard, as far as it can be read."""
+        from webdataset.tariterators import tarfile_samples
 
-def _samples(url: str) -> Iterator[RawSample]:
-    """The samples of a shard; what cannot be read of it is warned about and left out."""
-    from webdataset.tariterators import tarfile_samples
+        def skip(error: Exception) -> bool:
+            self._bad[url] = f"the shard, or what is left of it, cannot be read ({error!r})"
+            return True
 
-    def skip(error: Exception) -> bool:
-        logger.warning("%s: left out: %r", url, error)
-        return True
+        yield from tarfile_samples([{"url": url}], handler=skip)
 
-    yield from tarfile_samples([{"url": url}], handler=skip)
+    def _leave_out(self, sample: RawSample, url: str, error: BadPicture) -> None:
+        self._bad[f"{url}, sample {sample.get('__key__')}"] = str(error)
 
 
 def _pop(buffer: list[RawSample], draws: random.Random) -> RawSample:
@@ -198,25 +208,25 @@ def _pop(buffer: list[RawSample], draws: random.Random) -> RawSample:
     return buffer.pop()
 
 
-def _image_bytes(sample: RawSample) -> bytes:
-    found = next((key for key in sample if key.rsplit(".", 1)[-1].lower() in IMAGE_KEYS), None)
+def _picture(sample: RawSample) -> bytes:
+    found = next((name for name in sample if name.lower() in IMAGE_KEYS), None)
     if found is None:
-        raise ValueError(f"no picture among {_extensions(sample)}")
+        raise BadPicture(f"no picture of its own (.png, .jpg, …) among {_extensions(sample)}")
     return sample[found]
 
 
 def _caption(sample: RawSample, column: str) -> str:
-    if "txt" in sample:
-        return sample["txt"].decode("utf-8").strip()
-    caption = json.loads(sample["json"]).get(column) if "json" in sample else None
+    try:
+        if "txt" in sample:
+            return decode_text(sample["txt"], ".txt").strip()
+        entries = json.loads(sample["json"]) if "json" in sample else {}
+    except ValueError as error:
+        raise BadPicture(f"its caption cannot be read ({error})") from error
+    caption = entries.get(column) if isinstance(entries, dict) else None
     if not isinstance(caption, str):
-        raise ValueError(f"no caption among {_extensions(sample)}; expected .txt, or .json with {column!r}")
+        raise BadPicture(f"no caption among {_extensions(sample)}; expected .txt, or .json with {column!r}")
     return caption
 
 
 def _extensions(sample: RawSample) -> Sequence[str]:
     return [key for key in sample if not key.startswith("__")]
-
-
-def _warn_skipped(sample: RawSample, url: str, error: Exception) -> None:
-    logger.warning("%s, sample %s: skipped: %s", url, sample.get("__key__"), error)

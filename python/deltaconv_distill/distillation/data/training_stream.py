@@ -19,19 +19,17 @@ def open_stream(
 
     Raises:
         DataError: there are fewer shards than workers.
-        ValueError: shards, which are read once, under `stage1_repeats`.
+        ValueError: shards, which are read once, under `stage1_repeats`; `random_flip` of encoded examples.
     """
+    draws = Draws(config.seed, num_timesteps, config.proportion_empty_prompts, config.noise_offset, config.random_flip)
     if not isinstance(examples, ShardedImages):
-        return ExampleStream(
-            examples, config.seed, config.train_batch_size, num_timesteps, config.proportion_empty_prompts
-        )
+        return ExampleStream(examples, config.train_batch_size, draws)
     if config.stage1_repeats > 1:
         raise ValueError(f"stage1_repeats: expected 1 with streamed shards, got {config.stage1_repeats}")
     return ShardStream(
         examples,
-        config.seed,
         config.train_batch_size,
-        Draws(config.seed, num_timesteps, config.proportion_empty_prompts),
+        draws,
         config.dataloader_num_workers,
         accelerator.process_index,
         accelerator.num_processes,

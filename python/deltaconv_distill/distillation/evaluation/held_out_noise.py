@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..data.batches import Batch
+from ..data.batches import Batch, Draws
 from ..data.example_stream import ExampleStream
 from ..data.examples import Examples
 from ..task import DenoisingTask
@@ -17,6 +17,6 @@ def held_out_batches(
     task: DenoisingTask, examples: Examples, seed: int, batch_size: int, count: int
 ) -> Iterator[Batch]:
     """The first `count` batches, on the denoiser's device, that go with a run's `seed`; captions are never dropped."""
-    stream = ExampleStream(examples, seed + SEED_OFFSET, batch_size, task.num_timesteps, 0.0)
+    stream = ExampleStream(examples, batch_size, Draws(seed + SEED_OFFSET, task.num_timesteps))
     for index in range(count):
         yield stream.batch(index * batch_size).to(task.denoiser.device)

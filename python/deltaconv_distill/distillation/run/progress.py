@@ -33,11 +33,12 @@ class TrainingBar:
     def time_is_up(self) -> bool:
         return self._limit is not None and time.monotonic() - self._started >= self._limit
 
-    def show(self, record: StepRecord, skipped: int) -> None:
+    def show(self, record: StepRecord, skipped: int, bad_pictures: int) -> None:
+        counts = {"skipped": skipped, **({"bad_pictures": bad_pictures} if bad_pictures else {})}
         terms = {name: f"{value:.4g}" for name, value in {**record.terms, "grad_norm": record.grad_norm}.items()}
         if self._limit is None:
-            self._bar.set_postfix(terms, skipped=skipped, refresh=False)
+            self._bar.set_postfix({**terms, **counts}, refresh=False)
             self._bar.update()
         else:
-            self._bar.set_postfix({"step": record.step, **terms}, skipped=skipped, refresh=False)
+            self._bar.set_postfix({"step": record.step, **terms, **counts}, refresh=False)
             self._bar.update(min(time.monotonic() - self._started, self._limit) - self._bar.n)

@@ -110,7 +110,7 @@ class Distiller:
         with TrainingBar(self.config, self.step, visible=self.accelerator.is_main_process) as bar:
             while self.step < self.config.max_train_steps and not self._agreed(bar.time_is_up()):
                 record = self.train_step()
-                bar.show(record, self.skipped)
+                bar.show(record, self.skipped, len(self.stream.bad))
                 if on_step:
                     on_step(record)
                 if self.step % self.config.validation_steps == 0:

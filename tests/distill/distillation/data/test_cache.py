@@ -1,5 +1,6 @@
 """Latents and embeddings on the disk: equal to fresh ones, continued after an interruption, refused when foreign."""
 
+import numpy as np
 import pytest
 import torch
 from deltaconv_distill.distillation import (
@@ -91,8 +92,89 @@ def test_foreign_caches_are_refused(tmp_path):
     torch.nn.init.normal_(next(iter(other.text_encoder.parameters())))
     with pytest.raises(DataError, match="made with another text_encoder than the teacher's"):
         CachedOnDisk(tmp_path, PipelineEncoder(other))
-    with pytest.raises(DataError, match="holds a cache of other images, captions, sizes, encoders or another dtype"):
+    with pytest.raises(DataError, match="holds a cache made with other dtype: give a new folder"):
         write_cache(RandomImages(), encoder, tmp_path, torch.float32)
     (tmp_path / "latents-00000.safetensors").write_bytes(b"short")
     with pytest.raises(DataError, match=r"latents-00000.safetensors: damaged or missing"):
         CachedOnDisk(tmp_path, encoder).moments([0])
+
+
+def write_folder(folder, seed: int = 0, caption: str = "fruit"):
+    folder.mkdir(exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    for index, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{index}.png")
+        (folder / f"{index}.txt").write_text(caption)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [("resolution", "image sizes"), ("buckets", "image sizes"), ("captions", "captions or buckets"),
+     ("scale", "encoder settings"), ("weights", "encoders"), ("text length", "encoder settings")],
+)  # fmt: skip
+@pytest.mark.parametrize("complete", [True, False], ids=["complete", "unfinished"])
+def test_a_cache_of_something_else_is_refused(tmp_path, change, named, complete):
+    folder, pipe = write_folder(tmp_path / "images"), tiny_sd()
+    write_cache(ImageFolder(folder, 16), PipelineEncoder(pipe), tmp_path / "cache")
+    if not complete:
+        (tmp_path / "cache" / "cache.json").unlink()
+    framer: int | Framer = 16
+    if change == "resolution":
+        framer = 32
+    elif change == "buckets":
+        framer = Framer(16, 4, 8)
+    elif change == "captions":
+        write_folder(folder, caption="bird")
+    elif change == "scale":
+        pipe.vae.register_to_config(scaling_factor=0.13025)
+    elif change == "text length":
+        pipe.tokenizer.model_max_length = 8
+    else:
+        torch.nn.init.normal_(next(iter(pipe.vae.parameters())))
+    with pytest.raises(DataError, match=f"holds a cache made with other {named}"):
+        write_cache(ImageFolder(folder, framer), PipelineEncoder(pipe), tmp_path / "cache")
+
+
+def test_pictures_that_have_changed_are_noticed(tmp_path):
+    encoder, folder = PipelineEncoder(tiny_sd()), write_folder(tmp_path / "images")
+    write_cache(ImageFolder(folder, 16), encoder, tmp_path / "cache")
+    write_cache(ImageFolder(folder, 16), encoder, tmp_path / "cache")
+    write_folder(folder, seed=1)
+    with pytest.raises(DataError, match=r"latents-00000.safetensors: was made of other pictures"):
+        write_cache(ImageFolder(folder, 16), encoder, tmp_path / "cache")
+
+
+def test_settings_of_the_encoder_are_part_of_a_caches_identity(tmp_path):
+    pipe = tiny_sd()
+    write_cache(RandomImages(), PipelineEncoder(pipe), tmp_path / "cache")
+    pipe.vae.register_to_config(scaling_factor=0.5)
+    with pytest.raises(DataError, match=r"made with latent_scale \[0.18215\], the teacher has \[0.5\]"):
+        CachedOnDisk(tmp_path / "cache", PipelineEncoder(pipe))
+    plan = tmp_path / "cache" / "plan.json"
+    plan.write_text(plan.read_text().replace('"format": 2', '"format": 1'))
+    with pytest.raises(DataError, match="of an earlier format"):
+        CachedOnDisk(tmp_path / "cache", PipelineEncoder(tiny_sd()))
+
+
+@pytest.mark.parametrize(
+    ("factor", "dtype", "fits"), [(1e5, "float16", False), (1e5, "bfloat16", True), (1, "float16", True)]
+)
+def test_values_that_the_dtype_cannot_hold_are_refused(tmp_path, factor, dtype, fits):
+    encoder = PipelineEncoder(tiny_sd())
+    fresh = encoder.conditioning
+    encoder.conditioning = lambda captions: {name: value * factor for name, value in fresh(captions).items()}
+    if fits:
+        write_cache(RandomImages(), encoder, tmp_path / "cache", getattr(torch, dtype))
+        stored = CachedOnDisk(tmp_path / "cache").conditioning(["sun"])
+        torch.testing.assert_close(stored, encoder.conditioning(["sun"]), rtol=0.01, atol=0.01 * factor)
+        return
+    with pytest.raises(DataError, match=r"encoder_hidden_states reach .*, which torch.float16 cannot hold"):
+        write_cache(RandomImages(), encoder, tmp_path / "cache", getattr(torch, dtype))
+
+
+def test_an_encoder_that_gives_nan_is_named(tmp_path):
+    encoder = PipelineEncoder(tiny_sd())
+    torch.nn.init.constant_(encoder.pipe.vae.quant_conv.bias, torch.nan)
+    with pytest.raises(DataError, match="the encoder's mean are not finite"):
+        write_cache(RandomImages(), encoder, tmp_path / "cache")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -90,6 +92,21 @@ def test_agreement_is_perfect_for_the_teacher_and_known_for_zeros():
             assert row.teacher_mse == row.relative_mse == 0
             assert row.cosine == pytest.approx(1)
             assert row.student_noise_mse == row.teacher_noise_mse
+
+
+@pytest.mark.parametrize("examples", [1, 3, 5])
+def test_exactly_as_many_examples_as_asked_for_are_measured(examples):
+    distiller = make_distiller()
+    pipe, fusion, data = distiller.pipe, distiller.fusion, distiller.stream.examples
+    rows = agreement_by_timestep(pipe, fusion, data, EvaluationSettings(examples=examples, timesteps=2, batch_size=2))
+    one_by_one = agreement_by_timestep(
+        pipe, fusion, data, EvaluationSettings(examples=examples, timesteps=2, batch_size=1)
+    )
+    for batched, single in zip(rows, one_by_one, strict=True):
+        assert asdict(batched) == pytest.approx(asdict(single), rel=1e-4)
+    if examples > 1:
+        fewer = agreement_by_timestep(pipe, fusion, data, EvaluationSettings(examples=1, timesteps=2, batch_size=2))
+        assert fewer[0].teacher_mse != pytest.approx(rows[0].teacher_mse, rel=1e-4)
 
 
 def test_distances_with_local_weights(tmp_path):
