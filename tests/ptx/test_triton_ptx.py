@@ -1,0 +1,132 @@
+"""What Triton makes of its kernels, executed: the launcher's own launches, against the float64 reference.
+
+`-m ptx_full` runs every problem below. Both work on the Triton that is installed.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import deltaconv_kernels as dk
+from deltaconv_kernels.testing import (
+    ERROR_BUDGET,
+    Shape,
+    make_case,
+    oracle,
+    relative_error,
+    run_with_gradients,
+)
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from triton_on_executor import Gpu, triton_backend
+
+from deltaconv_kernels.triton import launch
+
+SINGLE, HALF, BRAIN = DTYPES = torch.float32, torch.float16, torch.bfloat16
+ARCHITECTURES = 80, 90, 100
+POOLED = [
+    (Shape(1, 4, 4, 4, 1, (2,)), "scaled"),
+    (Shape(1, 5, 7, 4, 1, (2,)), "sigmoid"),
+    (Shape(1, 6, 9, 4, 1, (3,)), "sigmoid"),
+    (Shape(1, 7, 5, 4, 1, (3,)), "scaled"),
+    (Shape(1, 4, 8, 4, 1, (4,)), "scaled"),
+    (Shape(1, 9, 11, 4, 1, (4,)), "sigmoid"),
+]
+
+
+def gradients_on(gpu, case):
+    with triton_backend(gpu):
+        return run_with_gradients(dk.pyramid, case)
+
+
+def assert_matches(architecture, case):
+    """Within the budget of float64, and the same bits where blocks and warps run in another order."""
+    results, again = (gradients_on(Gpu(architecture, order), case) for order in (0, 1))
+    expected = oracle(case)
+    for name, result in results.items():
+        error = relative_error(result, expected[name])
+        assert error <= ERROR_BUDGET[case.x.dtype], f"{name}: relative error {error:.2e}"
+        assert torch.equal(result, again[name]), name
+
+
+@pytest.mark.parametrize(
+    ("architecture", "dtype", "shape", "options"),
+    [
+        (90, BRAIN, Shape(1, 5, 9, 6, 3), {"residual": True}),  # 2 divides neither H nor W
+        (80, HALF, Shape(2, 4, 4, 34, 1, (2,)), {"gate": "sigmoid", "bias": False}),  # a channel beyond one block
+        (100, SINGLE, Shape(1, 6, 9, 4, 1, (3, 1)), {"residual": True}),
+    ],
+    ids=str,
+)
+def test_matches_the_float64_reference(architecture, dtype, shape, options):
+    assert_matches(architecture, make_case(shape, dtype, **options))
+
+
+def one_element_off(tensor):
+    return torch.cat([tensor.flatten()[:1], tensor.flatten()])[1:].view_as(tensor)
+
+
+def test_tensors_that_allow_no_wide_access():
+    case = make_case(Shape(1, 3, 10, 4, 1, (1,)), HALF, residual=True)
+    tensors = {name: one_element_off(getattr(case, name)) for name in ("x", "weight", "bias", "residual", "grad")}
+    assert all(tensor.data_ptr() % 16 for tensor in tensors.values())
+    assert_matches(80, replace(case, **tensors))
+
+
+@pytest.mark.ptx_full
+@pytest.mark.parametrize(
+    ("architecture", "dtype", "shape", "gate"),
+    [
+        (architecture, DTYPES[(i + j) % 3], *problem)
+        for i, problem in enumerate(POOLED)
+        for j, architecture in enumerate(ARCHITECTURES)
+    ],
+    ids=str,
+)
+def test_pooled_windows(architecture, dtype, shape, gate):
+    assert_matches(architecture, make_case(shape, dtype, gate=gate))
+
+
+@pytest.mark.ptx_full
+@pytest.mark.parametrize(
+    ("architecture", "dtype", "kernel_size"),
+    [(ARCHITECTURES[i % 3], DTYPES[(i + i // 3) % 3], K) for i, K in enumerate(range(1, 32, 2))],
+    ids=str,
+)
+def test_every_kernel_size(architecture, dtype, kernel_size):
+    assert_matches(architecture, make_case(Shape(1, 3, 10, 4, kernel_size, (1,)), dtype, residual=True))
+
+
+@pytest.mark.ptx_full
+@pytest.mark.parametrize(
+    ("architecture", "dtype", "shape", "options"),
+    [
+        (90, HALF, Shape(3, 16, 24, 34, 1, (1,)), {"gate": "sigmoid", "bias": False}),  # many blocks of either axis
+        (100, BRAIN, Shape(2, 8, 16, 4, 7, (2,)), {"gate": "sigmoid"}),  # the windows that LLVM once summed by vectors
+        (90, SINGLE, Shape(2, 8, 16, 4, 7, (2,)), {}),
+        (80, BRAIN, Shape(1, 5, 13, 34, 3, (1, 2, 3)), {"residual": True}),
+        (100, HALF, Shape(1, 13, 5, 18, 5, (2, 4)), {"residual": True, "gate": "sigmoid"}),
+        (90, HALF, Shape(1, 9, 9, 4, 31, (2,)), {}),  # no bound on registers keeps it from spilling
+    ],
+    ids=str,
+)
+def test_larger_problems(architecture, dtype, shape, options):
+    assert_matches(architecture, make_case(shape, dtype, **options))
+
+
+@pytest.mark.ptx_full
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_partial_sums(architecture):
+    shape = Shape(2, 20, 60, 4, 1, (2,))
+    assert launch.partitions(shape.batch, shape.height, shape.width) == 3
+    assert_matches(architecture, make_case(shape, DTYPES[ARCHITECTURES.index(architecture)]))
+
+
+@pytest.mark.ptx_full
+def test_strided_inputs():
+    case = make_case(Shape(1, 3, 10, 4, 1, (1,)), HALF)
+    x, grad = case.x.transpose(1, 2).contiguous().transpose(1, 2), case.grad[..., :1].expand_as(case.grad)
+    assert not x.is_contiguous()
+    assert_matches(80, replace(case, x=x, grad=grad))
