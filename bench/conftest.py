@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,25 @@ ASK_ONEDNN = "import torch; torch.conv2d(torch.ones(1, 8, 8, 8), torch.ones(8, 1
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY")
 
 TABLES = pytest.StashKey[dict[str, list[Row]]]()
+LEFT_OUT = pytest.StashKey[int]()
+QUOTED, EVERY_TABLE = "quoted", "--every-table"
+
+
+def pytest_addoption(parser):
+    parser.addoption(EVERY_TABLE, action="store_true", help="measure what the README does not quote too")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", f"{QUOTED}: in a table of the README; all others run only with {EVERY_TABLE}")
+
+
+def pytest_collection_modifyitems(config, items):
+    here = Path(__file__).parent
+    left_out = [item for item in items if item.path.is_relative_to(here) and not item.get_closest_marker(QUOTED)]
+    if left_out and not config.getoption(EVERY_TABLE):
+        config.stash[LEFT_OUT] = len(left_out)
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture
@@ -49,6 +69,8 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 
 
 def pytest_terminal_summary(terminalreporter, config):
+    if count := config.stash.get(LEFT_OUT, 0):
+        terminalreporter.write_line(f"{count} benchmarks that the README does not quote run with {EVERY_TABLE} only.")
     tables = config.stash.get(TABLES, {})
     if not tables:
         return

@@ -14,6 +14,7 @@ HEADS = 8
 KERNEL_SIZES = {320: 9, 640: 9, 1152: 13}  # by width: SD1.5, SDXL and SD1.5, PixArt-Σ
 
 
+@pytest.mark.quoted
 @pytest.mark.parametrize("tokens", [1024, 4096, 16384])
 @pytest.mark.parametrize("width", KERNEL_SIZES)
 def test_block_against_self_attention(benchmark, add_row, width, tokens):

@@ -64,7 +64,7 @@ def test_commands_lead_to_something() -> None:
 
 def test_benchmarks_are_found() -> None:
     """What the parts select by name is there."""
-    command = [*parts_module.PYTEST, "--collect-only", "bench/test_gpu.py"]
+    command = [*parts_module.BENCH, "--collect-only", "bench/test_gpu.py"]
     found = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parents[1]).stdout
     for name in ("operator", "block", "against_compile", "host"):
         assert f"bench/test_gpu.py::test_{name}[" in found

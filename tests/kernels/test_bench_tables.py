@@ -1,6 +1,13 @@
-"""What a benchmark run prints at its end: tables with geometric means, and targets met or missed."""
+"""What a benchmark run measures, and what it prints at its end: tables with geometric means, targets met or missed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import torch
+from compile_ahead import compile_ahead
 from tables import Ratio, Share, Target, geometric_mean, render
 from targets import TARGETS
 
@@ -40,3 +47,29 @@ def test_targets(target, measured, outcome):
 
 def test_what_was_not_measured_has_no_outcome():
     assert [target.row({}) for target in TARGETS] == [None] * len(TARGETS)
+
+
+@pytest.mark.parametrize(("options", "of_threads"), [((), 0), (("--every-table",), 10)], ids=["default", "every table"])
+def test_only_what_the_readme_quotes_is_measured_unless_asked(options, of_threads):
+    files = ("bench/test_block.py", "bench/test_threads.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--collect-only", *options, *files]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2]).stdout
+    assert found.count("test_block_against_self_attention[") == 9
+    assert found.count("test_every_core_is_used[") == of_threads
+
+
+def test_compilers_run_in_other_processes_with_as_many_threads(tmp_path):
+    compile_ahead(note_process, [(tmp_path / "one",), (tmp_path / "two",)])
+    for name in ("one", "two"):
+        process, threads = map(int, (tmp_path / name).read_text().split())
+        assert process != os.getpid()
+        assert threads == torch.get_num_threads()
+
+
+def test_what_a_compiler_raises_is_raised():
+    with pytest.raises(FileNotFoundError):
+        compile_ahead(note_process, [(Path("/nowhere/one"),)])
+
+
+def note_process(path):
+    return lambda: path.write_text(f"{os.getpid()} {torch.get_num_threads()}")

@@ -12,6 +12,7 @@ import torch
 
 NOT_RUN = 77  # exit code of a part's program that cannot run here, its last line says why; as of Automake's tests
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "gpu_check.outcomes")
+BENCH = (*PYTEST, "--every-table")  # without it only what the README quotes is measured
 SANITIZER_SHAPES = ("sd15-8-k3", "sd15-16-k5")
 PROFILED_SHAPES = ("sd15-64-k7", "sdxl-64-k13", "pixart-64-k13")
 
@@ -52,18 +53,18 @@ def parts() -> list[Part]:
         Part(
             "operator",
             180,
-            (*PYTEST, "bench/test_gpu.py", "-k", "operator and not compile"),
+            (*BENCH, "bench/test_gpu.py", "-k", "operator and not compile"),
             ("gpu", "python:pytest_benchmark"),
         ),
-        Part("block", 150, (*PYTEST, "bench/test_gpu.py", "-k", "block"), ("gpu", "python:pytest_benchmark")),
+        Part("block", 150, (*BENCH, "bench/test_gpu.py", "-k", "block"), ("gpu", "python:pytest_benchmark")),
         *(denoising(model) for model in ("sd15", "sdxl", "pixart-sigma")),
         backend_tests("triton"),
         *(sanitizer(tool, backend) for backend in ("cuda", "triton") for tool in ("memcheck", "racecheck")),
         *(profile(backend) for backend in ("cuda", "triton")),
         Part("kernel-tests", 240, (*PYTEST, "tests/kernels"), ("gpu", "python:pytest")),
-        Part("compile", 180, (*PYTEST, "bench/test_gpu.py", "-k", "compile"), ("gpu", "python:pytest_benchmark")),
+        Part("compile", 180, (*BENCH, "bench/test_gpu.py", "-k", "compile"), ("gpu", "python:pytest_benchmark")),
         Part("triton-tune", 420, script("tune"), ("gpu", "python:triton")),
-        Part("host", 60, (*PYTEST, "bench/test_gpu.py", "-k", "host"), ("gpu", "python:pytest_benchmark")),
+        Part("host", 60, (*BENCH, "bench/test_gpu.py", "-k", "host"), ("gpu", "python:pytest_benchmark")),
     ]
 
 
@@ -75,7 +76,7 @@ def backend_tests(backend: str, *others: str) -> Part:
 
 
 def denoising(model: str) -> Part:
-    command = (*PYTEST, "bench/test_denoising.py", "-k", model)
+    command = (*BENCH, "bench/test_denoising.py", "-k", model)
     return Part(f"denoising-{model}", 150, command, ("gpu", "python:pytest_benchmark", "python:diffusers"))
 
 
