@@ -28,10 +28,10 @@ fi
 echo "wheel: $(basename "$wheel")  sha256: $(sha256sum "$wheel" | cut -c1-16)"
 $pip install --no-deps "$wheel"
 
-# A copy of the tests alone: the source tree must not be importable.
+# A copy of the tests and of what they read and import, but not of the packages: these must be the installed ones.
 mkdir -p "$work/run/tests"
 cp -r "$root/tests/kernels" "$root/tests/cuda" "$work/run/tests/"
-cp "$root/pyproject.toml" "$work/run/"
+(cd "$root" && cp -r bench csrc docs tools CMakeLists.txt CMakePresets.json pyproject.toml "$work/run/")
 cd "$work/run"
 
 "$python" "$root/tools/assert_loaded.py"
