@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
-from .pipelines import EMBEDDED, load_pipeline
+from .pipelines import EMBEDDED, add_model_flags, load_pipeline
 
 if TYPE_CHECKING:
     from ..analysis import Profile
@@ -21,7 +21,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     from ..analysis import Generation, Rule, Sampling
 
     timesteps = ",".join(f"{timestep:g}" for timestep in Generation.timesteps)
-    parser.add_argument("--model", default=EMBEDDED, help="a diffusers pipeline directory or id, or 'embedded'")
+    parser.add_argument(
+        "--model", default=EMBEDDED, help="a diffusers pipeline directory or id, a checkpoint file, or 'embedded'"
+    )
+    add_model_flags(parser)
     parser.add_argument("--prompt", action="append", help="what to generate meanwhile; may be given several times")
     parser.add_argument("--seeds", default="0", help="of the noise, separated by commas; each prompt gets each")
     parser.add_argument("--timesteps", default=timesteps, help="where to look, 1000 is noise, 0 the image")
@@ -65,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
         rule = Rule(share=options.share, max_kernel_size=options.max_kernel_size)
     except ValueError as error:
         raise UserError(f"--{error}") from error
-    pipe = load_pipeline(options.model, "--model")
+    pipe = load_pipeline(options.model, "--model", options)
     try:
         profile = analyze(pipe, generation, sampling, rule)
         if options.ablate:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from .errors import UserError
-from .pipelines import load_pipeline
+from .pipelines import add_model_flags, load_pipeline
 from .training_data import IMAGE_SOURCES, add_image_flags, open_images, require_one_source
 
 DTYPES = ("float16", "bfloat16", "float32")
@@ -14,8 +14,11 @@ DTYPES = ("float16", "bfloat16", "float32")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--pretrained_teacher_model", required=True, help="a diffusers pipeline directory or id, or 'embedded'"
+        "--pretrained_teacher_model",
+        required=True,
+        help="a diffusers pipeline directory or id, a checkpoint file, or 'embedded'",
     )
+    add_model_flags(parser)
     add_image_flags(parser)
     parser.add_argument("--output_dir", required=True, help="the cache's folder; an unfinished one is continued")
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="what latents and embeddings are stored in")
@@ -29,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
     from ..distillation import DataError, PipelineEncoder, write_cache
 
     require_one_source(options, IMAGE_SOURCES)
-    pipe = load_pipeline(options.pretrained_teacher_model, "--pretrained_teacher_model")
+    pipe = load_pipeline(options.pretrained_teacher_model, "--pretrained_teacher_model", options)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         images = open_images(options)

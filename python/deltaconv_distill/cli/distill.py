@@ -10,14 +10,14 @@ import os
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
+from .conversion_flags import add_conversion_flags, convert, refuse_conversion_flags
 from .errors import UserError, flagged
-from .pipelines import attach_fusion, load_pipeline
+from .pipelines import add_model_flags, attach_fusion, load_pipeline
 from .training_data import TRAINING_SOURCES, add_training_flags, open_examples, require_one_source
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-    from ..analysis import Profile
     from ..conversion import DeltaConvFusion
 
 DEFAULT_OUTPUT = "deltaconv-distilled"
@@ -25,20 +25,16 @@ DEFAULT_OUTPUT = "deltaconv-distilled"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--pretrained_teacher_model", required=True, help="a diffusers pipeline directory or id, or 'embedded'"
+        "--pretrained_teacher_model",
+        required=True,
+        help="a diffusers pipeline directory or id, a checkpoint file, or 'embedded'",
     )
+    add_model_flags(parser)
     add_training_flags(parser)
     parser.add_argument(
-        "--kernel_size", default="auto", help="'auto' (the model's preset) or one odd number for every layer"
+        "--fusion", help="start from the blocks of this saved fusion, or of this run, instead of new ones"
     )
-    parser.add_argument(
-        "--init",
-        choices=("attention", "random"),
-        default="attention",
-        help="start the blocks from what the attentions do, or from random weights",
-    )
-    parser.add_argument("--profile", help="profile.json of `deltaconv analyze`: kernel sizes, and where to start from")
-    parser.add_argument("--fusion", help="start from the blocks of this saved fusion instead of new ones")
+    add_conversion_flags(parser)
     _add_config_flags(parser)
 
 
@@ -59,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
         accelerator = make_accelerator(config)
     except ValueError as error:
         raise UserError(f"--{error}") from error
-    pipe = load_pipeline(options.pretrained_teacher_model, "--pretrained_teacher_model").to(accelerator.device)
+    pipe = load_pipeline(options.pretrained_teacher_model, "--pretrained_teacher_model", options).to(accelerator.device)
     try:
         _made(DenoisingTask, pipe, config.prediction_type)  # refuses what cannot be a teacher, before any encoding
         fusion = _fusion(pipe, options)
@@ -87,38 +83,10 @@ def _made(make: Any, *arguments: Any) -> Any:
 
 
 def _fusion(pipe: DiffusionPipeline, options: argparse.Namespace) -> DeltaConvFusion:
-    import torch
-
-    from ..conversion import DeltaConvFusion
-
     if options.fusion:
+        refuse_conversion_flags(options)
         return attach_fusion(pipe, options.fusion)
-    torch.manual_seed(options.seed)
-    try:
-        size = _kernel_size(options.kernel_size)
-        return DeltaConvFusion.convert(pipe, kernel_size=size, profile=_profile(options.profile), init=options.init)
-    except ValueError as error:
-        raise UserError(f"--kernel_size {options.kernel_size}: {error}") from error
-
-
-def _profile(path: str | None) -> Profile | None:
-    if path is None:
-        return None
-    from ..analysis import Profile
-
-    try:
-        return Profile.load(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--profile: {path!r} cannot be read ({error})") from error
-
-
-def _kernel_size(text: str) -> str | int:
-    if text == "auto":
-        return text
-    try:
-        return int(text)
-    except ValueError as error:
-        raise UserError(f"--kernel_size: expected 'auto' or an odd number, got {text!r}") from error
+    return convert(pipe, options)
 
 
 def _add_config_flags(parser: argparse.ArgumentParser) -> None:

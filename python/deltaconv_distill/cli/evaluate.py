@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import UserError, flagged
-from .pipelines import attach_fusion, load_pipeline
+from .pipelines import add_model_flags, attach_fusion, load_pipeline
 from .training_data import IMAGE_SOURCES, add_image_flags, open_images, require_one_source
 
 if TYPE_CHECKING:
@@ -31,8 +31,11 @@ COLUMNS = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--pretrained_teacher_model", required=True, help="a diffusers pipeline directory or id, or 'embedded'"
+        "--pretrained_teacher_model",
+        required=True,
+        help="a diffusers pipeline directory or id, a checkpoint file, or 'embedded'",
     )
+    add_model_flags(parser)
     parser.add_argument("--fusion", required=True, help="the folder of a saved fusion")
     add_image_flags(parser)
     parser.add_argument("--examples", type=int, default=64, help="examples at each timestep")
@@ -63,8 +66,9 @@ def run(options: argparse.Namespace) -> None:
     from ..distillation.evaluation.evaluate import EvaluationSettings, evaluate
 
     _check(options)
+    _check_weights(options)
     require_one_source(options, IMAGE_SOURCES)
-    pipe = load_pipeline(options.pretrained_teacher_model, "--pretrained_teacher_model")
+    pipe = load_pipeline(options.pretrained_teacher_model, "--pretrained_teacher_model", options)
     pipe = pipe.to(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     fusion = attach_fusion(pipe, options.fusion)
     settings = EvaluationSettings(**{entry.name: getattr(options, entry.name) for entry in fields(EvaluationSettings)})
@@ -88,6 +92,15 @@ def _check(options: argparse.Namespace) -> None:
             raise UserError(f"--{name}: expected at least 1, got {getattr(options, name)}")
     if options.images < 0 or options.images == 1:
         raise UserError(f"--images: expected 0, or at least 2 for distances, got {options.images}")
+
+
+def _check_weights(options: argparse.Namespace) -> None:
+    from ..distillation.evaluation.external_metrics import check_weights
+
+    try:
+        check_weights(options.inception_weights, options.clip_model, options.dino_model)
+    except ValueError as error:
+        raise UserError(f"--{error}") from error
 
 
 def _real(images: CaptionedImages, count: int) -> np.ndarray | None:

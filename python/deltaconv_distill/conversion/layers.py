@@ -16,7 +16,13 @@ Layers = dict[str, dict[str, Any]]
 
 
 def plan_layers(sites: Mapping[str, Site], sizes: Mapping[str, int], **shared: Any) -> Layers:
-    """Options of the block of every layer in `sizes`, the config's form; `shared` are those that all have."""
+    """Options of the block of every layer in `sizes`, the config's form; `shared` are those that all have.
+
+    Raises:
+        ValueError: an expansion that is no positive number.
+    """
+    if not shared["expansion"] > 0:
+        raise ValueError(f"expansion: expected a positive number, got {shared['expansion']}")
     layers: Layers = {}
     for name, kernel_size in sizes.items():
         layer = {"dim": sites[name].attention.query_dim, "kernel_size": kernel_size, **shared}

@@ -106,7 +106,7 @@ def test_distil_resume_and_sample(model, folder, tmp_path):
         "40",
     ]
     assert main([*sample, "--fusion", str(output / "fusion"), "--output", str(tmp_path / "samples")]) == 0
-    assert Image.open(tmp_path / "samples" / "000-sun-0.png").size == (40, 24)
+    assert Image.open(tmp_path / "samples" / "000-sun-0-student.png").size == (40, 24)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_distil_resume_and_sample(model, folder, tmp_path):
         (["distill", "--train_data_dir", "FOLDER", "--kernel_size", "4"], "--kernel_size 4: "),
         (
             ["distill", "--train_data_dir", "FOLDER", "--kernel_size", "big"],
-            "--kernel_size: expected 'auto' or an odd number",
+            "--kernel_size: expected 'auto', an odd number or a JSON file",
         ),
         (["distill"], "--cached_data_dir: expected exactly one of them, got none"),
         (["distill", "--train_data_dir", "FOLDER", "--profile", "gone.json"], "--profile: 'gone.json' cannot be read"),

@@ -17,6 +17,20 @@ from ...metrics import frechet_distance
 BATCH = 32
 
 
+def check_weights(inception_weights: str | None, clip_model: str | None, dino_model: str | None) -> None:
+    """Load what is asked for and drop it: mistakes show before images are generated, not after.
+
+    Raises:
+        ValueError: as the functions below, naming the argument.
+    """
+    if inception_weights:
+        _inception(inception_weights)
+    if clip_model:
+        _clip(clip_model)
+    if dino_model:
+        _dino(dino_model)
+
+
 def inception_distance(images: np.ndarray, real: np.ndarray, weights: str) -> float:
     """FID (Heusel et al., arXiv 1706.08500) of [N, H, W, 3] uint8 images, by torchmetrics and torch-fidelity.
 
@@ -26,13 +40,7 @@ def inception_distance(images: np.ndarray, real: np.ndarray, weights: str) -> fl
     Raises:
         ValueError: no such file, or torchmetrics or torch-fidelity is not installed.
     """
-    _require_path("inception_weights", weights)
-    try:
-        from torchmetrics.image.fid import FrechetInceptionDistance
-
-        metric = FrechetInceptionDistance(feature=2048, feature_extractor_weights_path=weights)
-    except ImportError as error:  # torchmetrics reports a missing torch-fidelity as a ModuleNotFoundError
-        raise ValueError(f"inception_weights: FID needs pip install torchmetrics torch-fidelity ({error})") from error
+    metric = _inception(weights)
     for batch, is_real in ((images, False), (real, True)):
         for part in _channels_first(batch).split(BATCH):
             metric.update(part, real=is_real)
@@ -50,9 +58,7 @@ def clip_score(images: np.ndarray, prompts: Sequence[str], model: str) -> float:
     Raises:
         ValueError: no such folder, or one without such a model.
     """
-    from transformers import CLIPModel, CLIPProcessor
-
-    network, processor = _load("clip_model", model, CLIPModel, CLIPProcessor)
+    network, processor = _clip(model)
     cosines = []
     for start in range(0, len(prompts), BATCH):
         part = slice(start, start + BATCH)
@@ -72,9 +78,7 @@ def dino_distance(images: np.ndarray, real: np.ndarray, model: str) -> float:
     Raises:
         ValueError: no such folder, or one without such a model.
     """
-    from transformers import AutoImageProcessor, Dinov2Model
-
-    network, processor = _load("dino_model", model, Dinov2Model, AutoImageProcessor)
+    network, processor = _dino(model)
 
     def features(batch: np.ndarray) -> torch.Tensor:
         parts = [list(batch[start : start + BATCH]) for start in range(0, len(batch), BATCH)]
@@ -82,6 +86,28 @@ def dino_distance(images: np.ndarray, real: np.ndarray, model: str) -> float:
         return torch.cat([network(part).last_hidden_state[:, 0] for part in pixels])
 
     return frechet_distance(features(images), features(real))
+
+
+def _inception(weights: str) -> Any:
+    _require_path("inception_weights", weights)
+    try:
+        from torchmetrics.image.fid import FrechetInceptionDistance
+
+        return FrechetInceptionDistance(feature=2048, feature_extractor_weights_path=weights)
+    except ImportError as error:  # torchmetrics reports a missing torch-fidelity as a ModuleNotFoundError
+        raise ValueError(f"inception_weights: FID needs pip install torchmetrics torch-fidelity ({error})") from error
+
+
+def _clip(model: str) -> tuple[Any, Any]:
+    from transformers import CLIPModel, CLIPProcessor
+
+    return _load("clip_model", model, CLIPModel, CLIPProcessor)
+
+
+def _dino(model: str) -> tuple[Any, Any]:
+    from transformers import AutoImageProcessor, Dinov2Model
+
+    return _load("dino_model", model, Dinov2Model, AutoImageProcessor)
 
 
 def _load(name: str, path: str, model: Any, processor: Any) -> tuple[Any, Any]:
