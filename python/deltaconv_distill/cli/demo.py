@@ -1,4 +1,4 @@
-"""`deltaconv demo`: the whole road on the embedded teacher, in minutes, with a report."""
+"""`deltaconv demo`: everything once on the embedded teacher, in minutes, with a report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo: the whole road on the embedded teacher, with a report that shows what came of it."""
+"""The demo: everything once on the embedded teacher, with a report that shows what came of it."""
 
 from .run import run_demo
 from .settings import DemoSettings

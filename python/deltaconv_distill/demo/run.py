@@ -1,4 +1,4 @@
-"""The demo's folder: everything that the road leaves behind, written at once or not at all."""
+"""The demo's folder: everything that the experiment leaves behind, written at once or not at all."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from diffusers import DiffusionPipeline
 
 from ..atomic import atomic_directory
 from ..distillation import EmojiImages
+from .experiment import Outcome, experiment
 from .plots import draw_grid, draw_losses, draw_times
 from .report import write_report
-from .road import Outcome, walk
 from .settings import DemoSettings
 
 FIGURES_FILE = "figures.json"
@@ -40,7 +40,7 @@ def run_demo(
         FileExistsError: `output` holds something that is not a demo.
     """
     _refuse_foreign(output)
-    outcome = walk(settings, pipe, images)
+    outcome = experiment(settings, pipe, images)
     with atomic_directory(output) as folder:
         _write(outcome, settings, folder)
     return outcome.figures

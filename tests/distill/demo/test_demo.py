@@ -14,7 +14,7 @@ from deltaconv_distill.analysis import Generation, Profile
 from deltaconv_distill.cli.demo import summarise
 from deltaconv_distill.demo import DemoSettings, run, run_demo
 from deltaconv_distill.demo.evaluate import spread
-from deltaconv_distill.demo.road import Outcome, walk
+from deltaconv_distill.demo.experiment import Outcome, experiment
 from deltaconv_distill.demo.settings import TRAINING
 from deltaconv_distill.demo.variants import VARIANTS
 from distilling import CAPTIONS, RandomImages
@@ -52,7 +52,7 @@ def first_run(tmp_path_factory) -> tuple[Path, Outcome]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # conftest's fixture comes too late for one of module scope
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "walk", lambda *arguments: outcomes.append(walk(*arguments)) or outcomes[0])
+        patch.setattr(run, "experiment", lambda *arguments: outcomes.append(experiment(*arguments)) or outcomes[0])
         run_demo(path, SETTINGS, tiny_sd(), PicturedImages())
     torch.set_num_threads(threads)
     return path, outcomes[0]
@@ -134,7 +134,7 @@ def test_the_summary_for_a_terminal(figures):
 def test_a_second_run_replaces_the_first(first_run, monkeypatch):
     folder, outcome = first_run
     before = (folder / "figures.json").stat().st_ino
-    monkeypatch.setattr(run, "walk", lambda *_: outcome)
+    monkeypatch.setattr(run, "experiment", lambda *_: outcome)
     run_demo(folder, SETTINGS)
     assert (folder / "figures.json").stat().st_ino != before
     assert [path.name for path in folder.parent.iterdir()] == ["report"]
@@ -148,7 +148,7 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path):
 
 
 def test_an_error_leaves_no_half_report(first_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "walk", lambda *_: first_run[1])
+    monkeypatch.setattr(run, "experiment", lambda *_: first_run[1])
     monkeypatch.setattr(run, "write_report", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run_demo(tmp_path / "report", SETTINGS)

@@ -1,4 +1,4 @@
-"""The demo's road from end to end: load, analyse, convert, distil, compare."""
+"""The demo from end to end: load, analyse, convert, distil, compare."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Distilled:
     precisions: dict[str, float]
 
 
-def walk(settings: DemoSettings, pipe: DiffusionPipeline | None, images: EmojiImages | None) -> Outcome:
+def experiment(settings: DemoSettings, pipe: DiffusionPipeline | None, images: EmojiImages | None) -> Outcome:
     """Everything but writing files; arguments as in `run_demo`."""
     phase = Phases()
     with phase("load the teacher, encode the emoji"):
