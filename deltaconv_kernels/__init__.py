@@ -1,5 +1,6 @@
 """Fused pyramid depthwise convolutions: ΔConvBlocks (arXiv 2504.21292) in place of self-attention."""
 
+from . import batching  # noqa: F401  teaches torch.vmap the operator
 from .backends import BackendStatus, backends, use_backend
 from .block import DeltaConvBlock
 from .block_ops import delta_block

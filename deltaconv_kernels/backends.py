@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -144,8 +145,11 @@ def _checked(name: str, source: str) -> str:
     return name
 
 
-# Process-wide, not per thread: autograd runs a CUDA backward on threads of its own.
-_requested = _checked(os.environ.get(ENVIRONMENT_VARIABLE, AUTO), ENVIRONMENT_VARIABLE)
+# Process-wide, not per thread: autograd runs a CUDA backward on threads of its own. The last request is in force.
+# Threads may end their requests in any order: each takes its own away, wherever it stands.
+_requests = [[_checked(os.environ.get(ENVIRONMENT_VARIABLE, AUTO), ENVIRONMENT_VARIABLE)]]
+_requests_lock = threading.Lock()
+_requested = _requests[0][0]
 
 
 @contextmanager
@@ -154,18 +158,24 @@ def use_backend(name: str) -> Iterator[None]:
 
     Args:
         name: "auto", or a key of `backends()`. A backward pass uses the choice in force when it runs, so
-            keep it in the block too. The environment variable DELTACONV_BACKEND sets the initial choice.
+            keep it in the block too. Of several threads' choices, the last made is in force. The environment
+            variable DELTACONV_BACKEND sets the initial choice.
 
     Raises:
         ValueError: unknown name.
         RuntimeError: from the operator, if the backend cannot run its input; it never falls back in silence.
     """
     global _requested
-    previous, _requested = _requested, _checked(name, "use_backend")
+    request = [_checked(name, "use_backend")]  # a list of its own: equal names are told apart
+    with _requests_lock:
+        _requests.append(request)
+        _requested = name
     try:
         yield
     finally:
-        _requested = previous
+        with _requests_lock:
+            del _requests[next(i for i, other in enumerate(_requests) if other is request)]
+            _requested = _requests[-1][0]
 
 
 def why_not_in_use(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
@@ -184,6 +194,12 @@ def why_not_on(name: str, device: torch.device) -> str | None:
 def dtypes_of(name: str) -> tuple[torch.dtype, ...]:
     """What the backend ``name`` computes in."""
     return _BACKENDS[name].dtypes
+
+
+@cache  # what a backend can do does not change while a process lives
+def can_run(name: str, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the backend ``name`` computes on such tensors, in use or not."""
+    return _BACKENDS[name].why_not(device, dtype) is None
 
 
 def choose_backend(x: Tensor, weight: Tensor | None = None, factors: Sequence[int] = ()) -> Backend:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor  # what torch.export traces with
+from torch.nn.modules.module import _has_any_global_hook
 
+from . import block_ops
 from .block_ops import compose, run_fused, why_not_fused
 from .ops import is_recorded, pyramid
-from .reference import GATES
-from .validation import MAX_KERNEL_SIZE, BlockArguments
+from .validation import BlockArguments, check_against_parameters, check_block_options, check_stream
 
 _PLAIN_TENSORS = (Tensor, nn.Parameter, FakeTensor)  # no subclass that is quantised or distributed
 
@@ -44,12 +45,7 @@ class DeltaConvBlock(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if kernel_size % 2 == 0 or not 1 <= kernel_size <= MAX_KERNEL_SIZE:
-            raise ValueError(f"kernel_size: expected an odd number from 1 to {MAX_KERNEL_SIZE}, got {kernel_size}")
-        if not factors or min(factors) < 1:
-            raise ValueError(f"factors: expected one or more integers >= 1, got {tuple(factors)}")
-        if gate not in GATES:
-            raise ValueError(f"gate: expected one of {GATES}, got {gate!r}")
+        check_block_options(dim, kernel_size, factors, expansion, gate)
         inter = max(2, 2 * round(expansion * dim / 2))
         options: dict[str, Any] = {"device": device, "dtype": dtype}
         self.dim, self.kernel_size, self.factors, self.gate = dim, kernel_size, tuple(factors), gate
@@ -73,14 +69,19 @@ class DeltaConvBlock(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """x: [B, H, W, dim]; residual: the same shape or None, added to the delta. Returns [B, H, W, dim]."""
-        if x.dim() != 4 or x.shape[-1] != self.dim:
-            raise ValueError(f"x: expected [B, H, W, dim = {self.dim}], got shape {list(x.shape)}")
-        if why_not_fused(x, self._inter, self.factors, residual) is None:
+        check_stream(x, residual, self.dim)
+        if x.device.type in block_ops.FUSED_ON and why_not_fused(x, self._inter, self.factors, residual) is None:
             arguments = self.arguments(x, residual)
             if self._why_not_now(arguments) is None:
                 tracing = torch.compiler.is_compiling()
                 return torch.ops.deltaconv.block(*arguments) if tracing else run_fused(arguments)
-        return compose(x, self.in_proj, self._pyramid, self.out_proj, self.pool_proj, residual)
+        out_proj = self.out_proj
+        try:
+            return compose(x, self.in_proj, self._pyramid, out_proj, self.pool_proj, residual, _is_plain(out_proj))
+        except RuntimeError:
+            if _is_plain(self.in_proj):
+                check_against_parameters(x, self.weight)  # in words that nn.Linear, which refused, has not
+            raise
 
     def arguments(self, x: Tensor, residual: Tensor | None = None) -> BlockArguments:
         """What `delta_block` computes this block from."""
@@ -119,6 +120,13 @@ class DeltaConvBlock(nn.Module):
             return f"not every tensor is a plain one of {dtype} on {device}"
         return None
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DeltaConvBlock:
+        """`block.to(memory_format=torch.channels_last)` orders planes; here channels are innermost as it is."""
+        super()._apply(fn, recurse)
+        if not self.weight.is_contiguous():
+            self.weight.data = self.weight.data.contiguous()
+        return self
+
     def _pyramid(self, hidden: Tensor) -> Tensor:
         return pyramid(hidden, self.weight, self.bias, self.factors, self.gate, self.gate_scale)
 
@@ -129,4 +137,4 @@ class DeltaConvBlock(nn.Module):
 def _is_plain(linear: nn.Module) -> bool:
     """Whether calling it does nothing but multiply: hooks load weights, adapters replace the module or its forward."""
     hooks = linear._forward_hooks or linear._forward_pre_hooks or linear._backward_hooks or linear._backward_pre_hooks
-    return type(linear) is nn.Linear and not hooks and "forward" not in vars(linear)
+    return type(linear) is nn.Linear and not hooks and "forward" not in vars(linear) and not _has_any_global_hook()

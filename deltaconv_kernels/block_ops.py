@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops, reference, validation
-from .backends import why_not_in_use
+from .backends import can_run, why_not_in_use
 from .validation import BlockArguments
 
 _ARGUMENTS = """(Tensor x, Tensor in_weight, Tensor? in_bias, Tensor weight, Tensor? bias,
@@ -65,7 +65,7 @@ def delta_block(
     Raises:
         ValueError: an argument breaks the contract above; the message names it.
     """
-    return torch.ops.deltaconv.block(
+    block = BlockArguments(
         x,
         in_weight,
         in_bias,
@@ -80,6 +80,11 @@ def delta_block(
         gate_scale,
         residual,
     )
+    try:
+        return torch.ops.deltaconv.block(*block)
+    except (AttributeError, RuntimeError, TypeError):
+        validation.check_types(block._asdict())  # in words of its own; the schema has refused them already
+        raise
 
 
 def compose(
@@ -89,15 +94,28 @@ def compose(
     out_proj: Project,
     pool_proj: Project,
     residual: Tensor | None,
+    is_linear: bool = True,
 ) -> Tensor:
-    """The block from its parts, in PyTorch's operators."""
+    """The block from its parts, in PyTorch's operators; ``is_linear`` tells that out_proj is F.linear and no more."""
     local = pyramid(in_proj(x))
     shift = pool_proj(x.flatten(1, 2).mean(dim=1))[:, None, None]  # [B, 1, 1, dim]
+    delta = out_proj(local)
+    if not (is_linear and _is_unseen(delta)):
+        delta = delta + shift
+        return delta if residual is None else residual + delta
     # In place: on a CPU the pages of one more tensor of this size cost more than the sum.
-    delta = out_proj(local).add_(shift)
+    delta = delta.add_(shift)
     if residual is None:
         return delta
     return delta.add_(residual) if residual.dtype == delta.dtype else residual + delta  # autocast mixes types
+
+
+def _is_unseen(result: Tensor) -> bool:
+    """Whether nothing but its caller may hold what F.linear just returned, or be hurt where it is written to."""
+    if torch.compiler.is_compiling() or type(result) is not Tensor:
+        return False
+    modes = torch._C._len_torch_function_stack() + torch._C._len_torch_dispatch_stack()
+    return not modes and not ops.may_have_tangents()
 
 
 def why_not_fused(x: Tensor, inter: int, factors: Sequence[int], residual: Tensor | None) -> str | None:
@@ -112,13 +130,19 @@ def why_not_fused(x: Tensor, inter: int, factors: Sequence[int], residual: Tenso
     if residual is not None and (residual.dtype != x.dtype or residual.shape != x.shape):
         return f"residual is {residual.dtype} of {list(residual.shape)}, not as x: {x.dtype} of {list(x.shape)}"
     _, height, width, dim = x.shape
-    if max(factors) > height or max(factors) > width:
+    tracing = torch.compiler.is_compiling()  # sizes may depend on data then; the operator checks them at each call
+    if not tracing and (max(factors) > height or max(factors) > width):
         return f"a factor of {tuple(factors)} is larger than the image, {height} x {width}"
     local = len(factors) * (inter // 2)
     if dim % ALIGNMENT or inter % ALIGNMENT or local % ALIGNMENT:
         return f"dim = {dim}, inter = {inter} and S * inter / 2 = {local} are not all multiples of {ALIGNMENT}"
     # The choice of a backend cannot be traced, nor is it fixed in a graph: the operator makes it at each call.
-    return None if torch.compiler.is_compiling() else why_not_in_use("cuda", x.device, x.dtype)
+    return None if tracing else why_not_in_use("cuda", x.device, x.dtype)
+
+
+def may_be_fused(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether any block on such tensors could be fused in this process."""
+    return device.type in FUSED_ON and dtype in FUSED_DTYPES and can_run("cuda", device, dtype)
 
 
 def _composed(*arguments: Any) -> Tensor:
@@ -162,14 +186,25 @@ _BLOCK = torch.ops.deltaconv.block.default
 _BLOCK_CUDA = torch.ops.deltaconv.block_cuda.default
 
 
+def _checked_and_composed(*arguments: Any) -> Tensor:
+    validation.check_block(BlockArguments(*arguments))
+    return _composed(*arguments)
+
+
 def _autograd(keyset: Any, *arguments: Any) -> Tensor:
-    if ops.is_recorded(*BlockArguments(*arguments).tensors):
-        return _composed(*arguments)
+    """Composed where gradients are recorded, and where no call of this process could be fused.
+
+    The latter does not change, so it is decided here, which tracing passes through: Inductor sees the projections.
+    """
+    block = BlockArguments(*arguments)
+    if ops.is_recorded(*block.tensors) or not may_be_fused(block.x.device, block.x.dtype):
+        return _checked_and_composed(*arguments)
     with torch._C._AutoDispatchBelowAutograd():
         return _BLOCK.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
 
 
 ops.LIBRARY.impl("block", _run, "CompositeExplicitAutograd")
 ops.LIBRARY.impl("block", _autograd, "Autograd", with_keyset=True)
+ops.LIBRARY.impl("block", _composed, "FuncTorchBatched")  # torch.vmap: each of PyTorch's operators has a rule
 for _key in ("AutocastCPU", "AutocastCUDA"):  # each of PyTorch's operators casts as it does
-    ops.LIBRARY.impl("block", _composed, _key)
+    ops.LIBRARY.impl("block", _checked_and_composed, _key)

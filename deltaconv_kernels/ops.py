@@ -9,8 +9,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._functorch.autograd_function import enable_single_level_autograd_function
+from torch.autograd import forward_ad
 
-from . import validation
+from . import reference, validation
 
 _FORWARD = """(Tensor x, Tensor weight, Tensor? bias, int[] factors,
     str gate="scaled", float gate_scale=1.0, Tensor? residual=None) -> Tensor"""
@@ -65,7 +67,12 @@ def pyramid(
         RuntimeError: an explicitly chosen backend cannot run this input (see `use_backend`), or the result
             is differentiated twice.
     """
-    return torch.ops.deltaconv.pyramid(x, weight, bias, factors, gate, gate_scale, residual)
+    try:
+        return torch.ops.deltaconv.pyramid(x, weight, bias, factors, gate, gate_scale, residual)
+    except (AttributeError, RuntimeError, TypeError):
+        arguments = dict(x=x, weight=weight, bias=bias, factors=factors, gate=gate, gate_scale=gate_scale)
+        validation.check_types({**arguments, "residual": residual})  # in words that the schema, which refused, has not
+        raise
 
 
 @torch.library.register_fake("deltaconv::pyramid", lib=LIBRARY)
@@ -87,35 +94,42 @@ def _pyramid_backward_fake(grad, x, weight, bias, factors, gate, gate_scale, out
 
 
 # Autograd by hand: torch.library.register_autograd does the same at two to three times the overhead, which a small
-# shape shows.
+# shape shows. The dispatcher calls these kernels once for each level of torch.func's transforms, so what they record
+# belongs to one level; torch.autograd.Function would start all levels anew.
 _PYRAMID = torch.ops.deltaconv.pyramid.default
 _PYRAMID_BACKWARD = torch.ops.deltaconv.pyramid_backward.default
 
 
-class _Pyramid(torch.autograd.Function):
+class _Pyramid(torch.autograd.function._SingleLevelFunction):
     @staticmethod
     def forward(ctx, keyset, x, weight, bias, factors, gate, gate_scale, residual):
         ctx.save_for_backward(x, weight, bias)
+        if may_have_tangents():
+            ctx.save_for_forward(x, weight, bias)
+            ctx.set_materialize_grads(False)
         ctx.options = factors, gate, gate_scale
-        with torch._C._AutoDispatchBelowAutograd():
-            return _PYRAMID.redispatch(keyset, x, weight, bias, factors, gate, gate_scale, residual)
+        return _run_below(_PYRAMID, keyset, x, weight, bias, factors, gate, gate_scale, residual)
 
     @staticmethod
     def backward(ctx, grad):
         wants_x, wants_weight, wants_bias, *_, wants_residual = ctx.needs_input_grad[1:]
         grads: tuple[Tensor | None, ...] = (None, None, None)
-        if wants_x or wants_weight or wants_bias:
+        if grad is not None and (wants_x or wants_weight or wants_bias):
             wanted = [wants_x, wants_weight, wants_bias]
             computed = _PYRAMID_BACKWARD(grad, *ctx.saved_tensors, *ctx.options, wanted)
             grads = tuple(g if wants else None for g, wants in zip(computed, wanted, strict=True))
         return None, *grads, None, None, None, grad if wants_residual else None
 
+    @staticmethod
+    def jvp(ctx, _keyset, x, weight, bias, _factors, _gate, _gate_scale, residual):
+        """Of the tangents of these, None where there is none."""
+        return reference.pyramid_jvp((x, weight, bias, residual), *ctx.saved_tensors, *ctx.options)
 
-class _PyramidBackward(torch.autograd.Function):
+
+class _PyramidBackward(torch.autograd.function._SingleLevelFunction):
     @staticmethod
     def forward(ctx, keyset, *args):
-        with torch._C._AutoDispatchBelowAutograd():
-            return _PYRAMID_BACKWARD.redispatch(keyset, *args)
+        return _run_below(_PYRAMID_BACKWARD, keyset, *args)
 
     @staticmethod
     def backward(ctx, *grads):
@@ -124,11 +138,13 @@ class _PyramidBackward(torch.autograd.Function):
             "Compute second derivatives with deltaconv_kernels.reference.pyramid_forward on plain tensors instead."
         )
 
+    jvp = backward
+
 
 def _pyramid_autograd(keyset, x, weight, bias, factors, gate="scaled", gate_scale=1.0, residual=None):
     below = keyset & torch._C._after_autograd_keyset
     if is_recorded(x, weight, bias, residual):
-        return _Pyramid.apply(below, x, weight, bias, factors, gate, gate_scale, residual)
+        return _record(_Pyramid, below, x, weight, bias, factors, gate, gate_scale, residual)
     with torch._C._AutoDispatchBelowAutograd():
         return _PYRAMID.redispatch(below, x, weight, bias, factors, gate, gate_scale, residual)
 
@@ -136,14 +152,35 @@ def _pyramid_autograd(keyset, x, weight, bias, factors, gate="scaled", gate_scal
 def _pyramid_backward_autograd(keyset, grad, x, weight, bias, *options):
     below = keyset & torch._C._after_autograd_keyset
     if is_recorded(grad, x, weight, bias):
-        return _PyramidBackward.apply(below, grad, x, weight, bias, *options)
+        return _record(_PyramidBackward, below, grad, x, weight, bias, *options)
     with torch._C._AutoDispatchBelowAutograd():
         return _PYRAMID_BACKWARD.redispatch(below, grad, x, weight, bias, *options)
 
 
+def _record(function, *args):
+    if not torch._C._are_functorch_transforms_active():
+        return function.apply(*args)
+    with enable_single_level_autograd_function():
+        return function.apply(*args)
+
+
+def _run_below(operator, keyset, *args):
+    if not torch._C._are_functorch_transforms_active():
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator.redispatch(keyset, *args)
+    # `apply` switched recording off for its own level; those of torch.func's transforms below record for themselves.
+    with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), torch._C._AutoDispatchBelowAutograd():
+        return operator.redispatch(keyset, *args)
+
+
 def is_recorded(*tensors: Tensor | None) -> bool:
-    """Whether autograd records what is computed from these."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    """Whether autograd records what is computed from these, or may carry tangents through it."""
+    return may_have_tangents() or (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors))
+
+
+def may_have_tangents() -> bool:
+    """Whether a tensor may have one: forward-mode differentiation is under way, or one of torch.func's transforms."""
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
 LIBRARY.impl("pyramid", _pyramid_autograd, "Autograd", with_keyset=True)

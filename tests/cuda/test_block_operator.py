@@ -6,6 +6,7 @@ import pytest
 import torch
 from host_block import run_block
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 from torch.utils.flop_counter import FlopCounterMode
 
 import deltaconv_kernels as dk
@@ -29,6 +30,7 @@ def fused(host, monkeypatch):
     """CPU tensors take the fused path; counts the launches since the last call."""
     monkeypatch.setattr(block_ops, "FUSED_ON", ("cpu",))
     monkeypatch.setattr(block_ops, "why_not_in_use", lambda name, device, dtype: None)
+    monkeypatch.setattr(block_ops, "can_run", lambda name, device, dtype: True)
     library = torch.library.Library("deltaconv", "IMPL")
     library.impl("block_cuda", block_on_host, "CPU")
     last = host.launches()
@@ -105,24 +107,32 @@ class Adapter(nn.Linear):
 
 
 def with_hook(block):
-    block.in_proj.register_forward_hook(lambda module, arguments, output: output)
+    return block.in_proj.register_forward_hook(lambda module, arguments, output: output)
 
 
 def with_forward(block):
     block.out_proj.forward = block.out_proj.forward
 
 
+def with_hook_on_every_module(block):
+    return nn.modules.module.register_module_forward_hook(lambda module, arguments, output: output)
+
+
 def with_adapter(block):
     block.pool_proj = Adapter(48, 48, dtype=torch.bfloat16)
 
 
-@pytest.mark.parametrize("change", [with_hook, with_forward, with_adapter])
+@pytest.mark.parametrize("change", [with_hook, with_forward, with_adapter, with_hook_on_every_module])
 @torch.no_grad()
 def test_projections_that_do_more_are_called(fused, block, change):
     x, residual = images()
-    change(block)
-    assert "no plain nn.Linear" in block.why_not_fused(x, residual)
-    result = block(x, residual)
+    handle = change(block)
+    try:
+        assert "no plain nn.Linear" in block.why_not_fused(x, residual)
+        result = block(x, residual)
+    finally:
+        if handle is not None:
+            handle.remove()
     assert fused() == 0
     assert relative_error(result, expected(block, x, residual)) <= ERROR_BUDGET[torch.bfloat16]
 
@@ -184,6 +194,39 @@ def test_the_backend_in_use_decides(block):
 
 
 @torch.no_grad()
+def test_tangents_are_not_lost(fused, block):
+    x, tangent = images()
+    _, result = torch.func.jvp(block, (x,), (tangent,))
+    assert fused() == 0
+    exact = copy.deepcopy(block).double()
+    _, right = torch.func.jvp(exact, (x.double(),), (tangent.double(),))
+    assert relative_error(result, right) <= 2 * ERROR_BUDGET[torch.bfloat16]
+    assert relative_error(torch.vmap(block)(x[:, None]), expected(block, x)[:, None]) <= ERROR_BUDGET[torch.bfloat16]
+
+
+@torch.no_grad()
+def test_a_gpu_that_cannot_fuse_leaves_its_projections_to_the_compiler(fused, block, monkeypatch):
+    """What cannot change while a process lives is decided while tracing."""
+    torch._dynamo.reset()
+    block_ops_in_graph = []
+
+    def keep(graph, inputs):
+        block_ops_in_graph.extend(str(node.target) for node in graph.graph.nodes if "deltaconv" in str(node.target))
+        return graph
+
+    for possible, expected_operators in ((True, ["deltaconv.block.default"]), (False, ["deltaconv.pyramid.default"])):
+        monkeypatch.setattr(block_ops, "can_run", lambda name, device, dtype, possible=possible: possible)
+        for mode in (torch.no_grad, torch.inference_mode):
+            torch._dynamo.reset()
+            block_ops_in_graph.clear()
+            compiled = torch.compile(block, fullgraph=True, backend=aot_autograd(fw_compiler=keep))
+            with mode():
+                x, residual = images()
+                assert relative_error(compiled(x, residual), block(x, residual)) <= ERROR_BUDGET[torch.bfloat16]
+            assert block_ops_in_graph == expected_operators
+
+
+@torch.no_grad()
 def test_strided_input(fused, block):
     x, residual = images()
     strided = x.transpose(1, 2).contiguous().transpose(1, 2)
@@ -197,8 +240,8 @@ def test_floating_point_operations_are_those_of_its_parts(fused, block, monkeypa
     counts = []
     for devices in (("cpu",), ()):
         monkeypatch.setattr(block_ops, "FUSED_ON", devices)
-        with FlopCounterMode(display=False) as counter:
-            block(images()[0])
+        with FlopCounterMode(display=False) as counter:  # it hooks every module, so a module would be composed
+            dk.delta_block(*block.arguments(images()[0]))
         counts.append(counter.get_total_flops())
     assert fused() == LAUNCHES
     assert counts[0] == counts[1] > 0

@@ -4,13 +4,14 @@ import importlib
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import pytest
 import torch
 
 import deltaconv_kernels as dk
-from deltaconv_kernels.backends import choose_backend
+from deltaconv_kernels.backends import AUTO, choose_backend, why_not_in_use
 from deltaconv_kernels.testing import Shape, make_case
 
 backends = importlib.import_module("deltaconv_kernels.backends")  # the package's own attribute is the function
@@ -42,6 +43,35 @@ def test_use_backend_restores_after_an_error():
     with pytest.raises(KeyError), dk.use_backend("reference"):
         raise KeyError
     assert choose_backend(torch.zeros(1)).name == "cpu"
+
+
+def test_threads_may_end_their_choices_in_any_order():
+    """The last choice that is still wanted is in force, and in the end the first."""
+    x = torch.zeros(1)
+    first, second, third = (dk.use_backend(name) for name in ("reference", "cpu", "reference"))
+    first.__enter__()
+    second.__enter__()
+    third.__enter__()
+    first.__exit__(None, None, None)  # the first to come is the first to go
+    assert choose_backend(x).name == "reference"
+    third.__exit__(None, None, None)
+    assert why_not_in_use("reference", x.device, x.dtype) == "the backend in use is 'cpu'"
+    second.__exit__(None, None, None)
+    assert backends._requested == AUTO
+
+
+def test_choices_of_many_threads_leave_none_behind():
+    def choose(name):
+        for _ in range(200):
+            with dk.use_backend(name):
+                pass
+
+    threads = [threading.Thread(target=choose, args=(name,)) for name in ("reference", "cpu", "auto", "cpu")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert backends._requested == AUTO
 
 
 def test_unknown_backend():
@@ -129,7 +159,7 @@ def run_python(code, **environment):
 def test_environment_variable_chooses():
     code = """
 import torch
-from deltaconv_kernels.backends import choose_backend
+from deltaconv_kernels.backends import AUTO, choose_backend, why_not_in_use
 print(choose_backend(torch.zeros(1)).name)
 """
     result = run_python(code, **{**os.environ, "DELTACONV_BACKEND": "reference"})

@@ -142,7 +142,7 @@ def test_opcheck(backend, dtype, bias, recorded):
         ("in_weight", torch.randn(8), r"in_weight: expected 2 dimensions \[inter, dim\], got shape \[8\]"),
         ("in_weight", torch.randn(8, 17), r"in_weight: expected \[outputs, inputs\] = \[8, 16\], got shape \[8, 17\]"),
         ("in_bias", torch.randn(9), r"in_bias: expected \[outputs\] = \[8\]"),
-        ("weight", torch.randn(2, 3, 3, 6), "weight: expected C = 8 channels"),
+        ("weight", torch.randn(2, 3, 3, 6), r"weight: expected \[S, K, K, C\] with C = 8 channels"),
         ("out_weight", torch.randn(16, 9), r"out_weight: expected \[outputs, inputs\] = \[16, 8\]"),
         ("pool_weight", torch.randn(16, 16).double(), "pool_weight: expected the dtype of x, torch.float32"),
         ("residual", torch.randn(1, 5, 6, 16), r"residual: expected the shape of x = \[2, 5, 6, 16\]"),

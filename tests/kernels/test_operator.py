@@ -128,20 +128,39 @@ def test_repeats_its_bits(backend):
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan], ids=str)
-@pytest.mark.parametrize("kernel_size", [3, 9, 17])
-def test_what_is_not_finite_stays_near(backend, kernel_size, value):
-    """In its rows, its channel, and columns at most 8 beyond the filter's reach, as docs/operator.md says."""
+@pytest.mark.parametrize("factor", [1, 2, 3])
+@pytest.mark.parametrize("kernel_size", [3, 9, 17, 21])
+def test_what_is_not_finite_stays_near(backend, kernel_size, factor, value):
+    """In its rows, its channel, and columns at most 8 of its stage beyond the filter's reach: docs/operator.md."""
     spread, row, column, channel = 8, 20, 23, 3
-    case = make_case(Shape(1, 45, 51, 8, kernel_size, (1,)), gate="sigmoid")
+    H, W = 45 * factor, 51 * factor
+    case = make_case(Shape(1, H, W, 8, kernel_size, (factor,)), gate="sigmoid")
     clean = dk.pyramid(*case.arguments)
-    case.x[0, row, column, channel] = value
+    case.x[0, row * factor, column * factor, channel] = value
     reach = kernel_size // 2
-    near = torch.zeros(45, 51, 4, dtype=torch.bool)
-    rows = slice(row - reach, row + reach + 1)
-    near[rows, column - reach - spread : column + reach + spread + 1, channel] = True
+    # in a stage's grid; its upsampling reaches the pixels between one row or column and the next
+    margin = 0 if factor == 1 else 1
+
+    def pixels(first, last):
+        return slice(max(0, (first - margin) * factor), (last + margin + 1) * factor)
+
+    near = torch.zeros(H, W, 4, dtype=torch.bool)
+    near[pixels(row - reach, row + reach), pixels(column - reach - spread, column + reach + spread), channel] = True
     result = dk.pyramid(*case.arguments)[0]
     assert torch.equal(result[~near], clean[0][~near])
-    assert not result[rows, column - reach : column + reach + 1, channel].isfinite().any()
+    inner = slice((row - reach) * factor, (row + reach + 1) * factor)
+    assert not result[inner, (column - reach) * factor : (column + reach + 1) * factor, channel].isfinite().any()
+
+
+@pytest.mark.parametrize("kernel_size", [3, 7])
+def test_an_infinite_gate(backend, kernel_size):
+    """sigmoid(+inf) = 1: finite in the definition, NaN where the CPU computes in tiles, as docs/operator.md says."""
+    x = torch.ones(1, 8, 8, 32)
+    x[0, 4, 4, 16] = math.inf  # v of the first pair
+    weight = torch.zeros(1, kernel_size, kernel_size, 32)
+    weight[0, kernel_size // 2, kernel_size // 2] = 1
+    result = dk.pyramid(x, weight, None, (1,), "sigmoid")[0, 4, 4, 0]
+    assert result.isnan() if backend == "cpu" and kernel_size >= 7 else result == 1
 
 
 def test_the_reference_is_the_written_definition():

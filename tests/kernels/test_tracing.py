@@ -127,3 +127,42 @@ def test_autocast_inside_compile(backend):
     result = compiled(case.x, case.weight, case.bias)
     assert result.dtype == torch.bfloat16
     assert torch.equal(result, function(case.x, case.weight, case.bias))
+
+
+@torch._dynamo.config.patch(capture_scalar_outputs=True)
+@pytest.mark.parametrize("axis", [1, 2], ids=["height", "width"])
+@pytest.mark.parametrize("backend_of_compile", ["aot_eager", "inductor"])
+def test_compiles_sizes_that_depend_on_data(backend, axis, backend_of_compile):
+    """`x[:, :n.item()]`: what can be checked only when the graph runs is checked then."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    block = dk.DeltaConvBlock(12, kernel_size=3, expansion=1.0).requires_grad_(False)
+    case = make_case(SHAPE)
+
+    def function(x, count):
+        x = x.narrow(axis, 0, count.item())
+        return dk.pyramid(x, case.weight, case.bias, case.factors), block(x, x), dk.delta_block(*block.arguments(x, x))
+
+    compiled = torch.compile(function, fullgraph=True, backend=backend_of_compile)
+    for count in (5, 7):
+        results = compiled(case.x, torch.tensor(count))
+        for result, expected in zip(results, function(case.x, torch.tensor(count)), strict=True):
+            assert relative_error(result, expected) <= 1e-6
+
+
+def test_exports_sizes_that_depend_on_data():
+    class Cropped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = dk.DeltaConvBlock(16, kernel_size=3)
+
+        def forward(self, x, count):
+            return self.block(x[:, : count.item()])
+
+    torch.manual_seed(0)
+    model, x = Cropped().requires_grad_(False), torch.randn(2, 9, 8, 16)
+    program = torch.export.export(model, (x, torch.tensor(5))).module()
+    for count in (5, 8):
+        assert torch.equal(program(x, torch.tensor(count)), model(x, torch.tensor(count)))
+    with pytest.raises(RuntimeError, match="Runtime assertion failed"):
+        program(x, torch.tensor(1))  # smaller than a factor
