@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -32,14 +32,16 @@ class Executed:
 
 @dataclass
 class Executor:
-    """Runs what the launch code launches. `order` is a seed; `change` may put another module in a module's place."""
+    """Runs what the launch code launches. `order` is a seed; `change` may put another module in a module's place;
+    `only_blocks` may choose some of a launch's blocks, by how many there are and how many launches there were."""
 
     compute_capability: int = 90
     order: int = 0
     gpu: object = None  # the plan's; an H100
     road: str | None = None
     weight_columns: int | None = None
-    change: object = None
+    change: Callable[[Module, str], Module] | None = None
+    only_blocks: Callable[[int, int], list[int]] | None = None
     memory: Memory = field(default_factory=Memory)
     executed: list[Executed] = field(default_factory=list)
 
@@ -57,6 +59,7 @@ class Executor:
             shared_bytes,
             self.memory,
             order=self.order,
+            only_blocks=self.only_blocks(blocks, len(self.executed)) if self.only_blocks else None,
         )
         self.executed.append(Executed(kernel, entry, blocks, threads, shared_bytes, counts))
 

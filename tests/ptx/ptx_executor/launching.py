@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
@@ -51,7 +50,7 @@ def launch(
     native = interpreter()
     body = found.body
     outcome = native.run(
-        _program(found),
+        found.program,
         memory.native,
         native.Launch(
             grid=grid,
@@ -100,24 +99,3 @@ def _error(entry: str, body: Body, failure) -> PtxError:
         failure.warp if failure.warp >= 0 else None,
         failure.lane if failure.lane >= 0 else None,
     )
-
-
-@cache
-def _program(entry: Entry):
-    native, body = interpreter(), entry.body
-    instructions = [
-        (
-            i.opcode,
-            [(kind, value & (2**64 - 1), offset) for kind, value, offset in i.operands],
-            i.guard,
-            i.negated,
-            i.target,
-            i.reconvergence,
-        )
-        for i in body.instructions
-    ]
-    try:
-        return native.Program(body.widths, instructions)
-    except native.UnknownInstruction as unknown:
-        what, at = unknown.args
-        raise PtxError(what, entry.name, body.instructions[at].line, body.instructions[at].source) from None

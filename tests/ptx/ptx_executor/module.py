@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from ptx_executor.body import Body, decode
+from ptx_executor.body import Body, Instruction, decode
 from ptx_executor.errors import PtxError
+from ptx_executor.linking import link
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _ENTRY = re.compile(r"(?:\.visible\s+|\.weak\s+)?\.entry\s+([\w$]+)\s*\(([^)]*)\)([^{]*)\{")
@@ -64,6 +66,19 @@ class Entry:
         except PtxError as error:
             raise PtxError(error.what, self.name, error.line) from None
 
+    @cached_property
+    def program(self):
+        """The instructions as the interpreter runs them."""
+        return link(self.body, self.name)
+
+    def changed(self, change: Callable[[list[Instruction]], None]) -> Entry:
+        """An entry whose instructions `change` has changed; there must be as many of them."""
+        body, entry = self.body, replace(self)
+        instructions = [replace(instruction) for instruction in body.instructions]
+        change(instructions)
+        entry.__dict__["body"] = replace(body, instructions=instructions)
+        return entry
+
 
 @dataclass(frozen=True, eq=False)
 class Module:
@@ -98,6 +113,10 @@ class Module:
     def line_of(self, position: int) -> int:
         """The line, from 1, of a position in the text."""
         return bisect_right(self._line_starts, position)
+
+    def with_entry(self, entry: Entry) -> Module:
+        """The module with another entry in the place of its namesake."""
+        return replace(self, entries=self.entries | {entry.name: entry})
 
     def entry(self, name: str) -> Entry:
         if name not in self.entries:

@@ -25,6 +25,14 @@ void add_integer(Opcodes& table, const std::string& to, const std::string& from)
   add(u64{});
 }
 
+// A byte as a result fills a register of 16 bits, extended like the byte.
+template <class Byte, class From>
+void add_to_byte(Opcodes& table, const std::string& to, const std::string& from) {
+  using Register = std::conditional_t<std::is_signed_v<Byte>, s16, u16>;
+  table["cvt." + to + "." + from] =
+      lanes<Register(From)>([](From a) { return static_cast<Register>(static_cast<Byte>(a)); });
+}
+
 template <class Float, class Integer>
 void add_from_integer(Opcodes& table, const std::string& to, const std::string& from) {
   table["cvt.rn." + to + "." + from] = lanes<Float(Integer)>([](Integer a) { return static_cast<Float>(a); });
@@ -71,6 +79,8 @@ void add_conversions(Opcodes& table) {
   with_integers([&](auto to) {
     using To = typename decltype(to)::Type;
     with_integers([&](auto from) { add_integer<To, typename decltype(from)::Type>(table, to.name, from.name); });
+    add_to_byte<s8, To>(table, "s8", to.name);
+    add_to_byte<u8, To>(table, "u8", to.name);
     add_integer<To, s8>(table, to.name, "s8");
     add_integer<To, u8>(table, to.name, "u8");
     add_from_integer<f32, To>(table, "f32", to.name);

@@ -167,6 +167,14 @@ void add_packing(Opcodes& table, const std::string& type) {
   table["mov." + type + ".unpack" + std::to_string(kParts)] = {run_unpack, unpack};
 }
 
+// Two words, b above a, shifted as one of 64 bits; of a shift to the left the upper word remains, else the lower.
+void add_funnel_shifts(Opcodes& table) {
+  table["shf.l.wrap.b32"] =
+      lanes<u32(u32, u32, u32)>([](u32 a, u32 b, u32 by) { return u32((u64(b) << 32 | a) << (by & 31) >> 32); });
+  table["shf.r.wrap.b32"] =
+      lanes<u32(u32, u32, u32)>([](u32 a, u32 b, u32 by) { return u32((u64(b) << 32 | a) >> (by & 31)); });
+}
+
 void add_predicates(Opcodes& table) {
   table["and.pred"] = lanes<Predicate(Predicate, Predicate)>([](bool a, bool b) { return a && b; });
   table["or.pred"] = lanes<Predicate(Predicate, Predicate)>([](bool a, bool b) { return a || b; });
@@ -202,6 +210,7 @@ void add_integers(Opcodes& table) {
   add_packing<u64, u32>(table, "b64");
   add_packing<u64, u16>(table, "b64");
   add_predicates(table);
+  add_funnel_shifts(table);
   // Global addresses are generic ones.
   table["cvta.to.global.u64"] = lanes<u64(u64)>([](u64 a) { return a; });
 }

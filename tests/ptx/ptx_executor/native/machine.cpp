@@ -7,7 +7,7 @@ namespace ptx {
 
 namespace {
 
-constexpr int64_t kMostInstructions = int64_t{1} << 28;  // of a block's warps together
+constexpr int64_t kMostInstructions = int64_t{1} << 25;  // of a block's warps together
 
 std::array<uint32_t, 3> position_of(int64_t index, const std::array<uint32_t, 3>& sizes) {
   const auto x = static_cast<uint32_t>(index % sizes[0]);
