@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..conversion import FusionReport
     from ..conversion.flops import Flops
+    from ..conversion.whole_model import StepFlops
 
 DEFAULT_SIZES = "512,1024,2048,4096,8192,16384"
 PAPERS_MODEL = "sd15"  # the one whose ratio the paper's abstract gives
@@ -50,9 +51,10 @@ def run(options: argparse.Namespace) -> None:
     except ValueError as error:
         raise UserError(f"--kernel_size {options.kernel_size}: {error}") from error
     totals = {pixels: report.flops(pixels // scale, pixels // scale) for pixels in sizes}
+    steps = _steps(denoiser, sizes, scale)
     memory = _memory(denoiser, options.memory, sizes, scale) if options.memory else {}
     if options.json:
-        answer = _as_json(options.model, report, totals, scale)
+        answer = _as_json(options.model, report, totals, scale) | {"step": _as_dicts(steps)}
         print(json.dumps(answer | ({"memory_bytes": memory} if memory else {}), indent=2))
         return
     print(
@@ -62,6 +64,7 @@ def run(options: argparse.Namespace) -> None:
         for pixels in sizes:
             print(f"{pixels} x {pixels} pixels\n{report.table(pixels // scale, pixels // scale)}\n")
     print(format_totals(totals))
+    print(f"\na whole denoising step, of which these are a part\n\n{format_steps(steps)}")
     if memory:
         print(f"\none denoising step with ΔConvBlocks, {options.memory}, beside the weights (estimated):")
         print("\n".join(f"{pixels:>6}  {readable_bytes(count):>9}" for pixels, count in memory.items()))
@@ -94,6 +97,17 @@ def format_totals(totals: dict[int, Flops]) -> str:
     return "\n".join(lines)
 
 
+def format_steps(steps: dict[int, StepFlops]) -> str:
+    """The whole denoiser, a line for each size in pixels."""
+    from ..conversion.report import readable_flops
+
+    lines = [f"{'pixels':>6}  {'self-attention':>14}  {'ΔConvBlocks':>14}  {'ratio':>7}"]
+    for pixels, step in steps.items():
+        cells = (readable_flops(step.attention), readable_flops(step.block), f"{step.ratio:.2f}x")
+        lines.append(f"{pixels:>6}  {cells[0]:>14}  {cells[1]:>14}  {cells[2]:>7}")
+    return "\n".join(lines)
+
+
 def compare_with_paper(totals: dict[int, Flops]) -> str:
     """Which way of counting comes nearest to the ratios in the paper's abstract."""
     from ..conversion.flops import PAPER_RATIO, PAPER_RATIO_TO_LINFUSION, closest_definition
@@ -108,6 +122,19 @@ def compare_with_paper(totals: dict[int, Flops]) -> str:
         f"The paper's {PAPER_RATIO_TO_LINFUSION}x over LinFusion: {full:.2f}x with LinFusion's default projections, "
         f"{plain:.2f}x without its non-linear ones."
     )
+
+
+def _steps(denoiser: ModelMixin, sizes: list[int], scale: int) -> dict[int, StepFlops]:
+    from ..conversion.whole_model import step_flops
+
+    try:
+        return {pixels: step_flops(denoiser, pixels // scale, pixels // scale) for pixels in sizes}
+    except ValueError as error:  # such as an image with too few tokens for the blocks
+        raise UserError(f"--sizes: {error}") from error
+
+
+def _as_dicts(steps: dict[int, StepFlops]) -> dict[int, dict[str, float]]:
+    return {pixels: asdict(step) | {"ratio": step.ratio} for pixels, step in steps.items()}
 
 
 def _memory(denoiser: ModelMixin, dtype: str, sizes: list[int], scale: int) -> dict[int, int]:

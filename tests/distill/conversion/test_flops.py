@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from deltaconv_distill import DeltaConvFusion
 from deltaconv_distill.cli import main
 from deltaconv_distill.conversion.flops import DEFINITIONS, PAPER_RATIO, Flops, closest_definition, layer_flops
 from deltaconv_distill.conversion.known_models import KNOWN_MODELS, build_denoiser, random_inputs
-from tiny_pipelines import tiny_pixart, tiny_sd
+from deltaconv_distill.conversion.whole_model import StepFlops, step_flops
+from diffusers.models.attention_processor import AttnProcessor
+from tiny_pipelines import tiny_pixart, tiny_pixart_transformer, tiny_sd, tiny_sd_unet
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -137,6 +140,38 @@ def test_command_prints_totals(capsys: pytest.CaptureFixture[str]) -> None:
     line = next(line for line in output.splitlines() if line.startswith("  4096  "))
     assert line.split()[1:] == ["505", "TFLOP", "6.756", "TFLOP", "891.7", "GFLOP", "566.37x", "7.58x", "6926.6x"]
     assert "at 4096 pixels: 6926.6x, off by 0.03%" in output
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make", [tiny_sd_unet, tiny_pixart_transformer])
+def test_whole_steps_agree_with_torch(make: Callable) -> None:
+    """As on a CPU without SDPA, whose kernel there torch does not count; the model itself is left alone."""
+    denoiser = make()
+    denoiser.set_attn_processor(AttnProcessor())
+    fusion = DeltaConvFusion.convert(denoiser, kernel_size=3)
+    step = step_flops(denoiser, 12, 8)
+    inputs = random_inputs(denoiser, 12, 8)
+    with FlopCounterMode(display=False) as student:
+        denoiser(**inputs)
+    with FlopCounterMode(display=False) as teacher, fusion.teacher():
+        denoiser(**inputs)
+    assert step == StepFlops(attention=teacher.get_total_flops(), block=student.get_total_flops())
+    assert step.ratio == teacher.get_total_flops() / student.get_total_flops()
+    fusion.detach()
+    with pytest.raises(RuntimeError, match="denoiser: expected a converted"):
+        step_flops(denoiser, 12, 8)
+
+
+def test_command_prints_whole_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["flops", "--sizes", "512,4096"]) == 0
+    whole = capsys.readouterr().out.partition("a whole denoising step")[2]
+    lines = [line.split() for line in whole.splitlines() if line.startswith(("   512", "  4096"))]
+    assert [line[-1] for line in lines] == ["1.25x", "13.30x"]
+    assert lines[0][1:5] == ["803.3", "GFLOP", "643.6", "GFLOP"]
+    assert main(["flops", "--sizes", "512", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["step"]["512"]["ratio"] == pytest.approx(1.248, abs=1e-3)
+    assert main(["flops", "--sizes", "64"]) == 2
+    assert "--sizes: hidden_states: 1 x 1 tokens are too few for ΔConvBlocks" in capsys.readouterr().err
 
 
 def test_command_in_json_for_a_pipeline_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
