@@ -4,6 +4,7 @@
 """
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from deltaconv_kernels.testing import (
 
 pytest.importorskip("triton", reason="triton is not installed")
 
+from count_triton import MULTIPROCESSORS, SCHEDULERS, cycles
 from triton_on_executor import Gpu, triton_backend
 
 from deltaconv_kernels.triton import launch
@@ -68,11 +70,30 @@ def one_element_off(tensor):
     return torch.cat([tensor.flatten()[:1], tensor.flatten()])[1:].view_as(tensor)
 
 
-def test_tensors_that_allow_no_wide_access():
+@cache
+def narrow_case():
     case = make_case(Shape(1, 3, 10, 4, 1, (1,)), HALF, residual=True)
     tensors = {name: one_element_off(getattr(case, name)) for name in ("x", "weight", "bias", "residual", "grad")}
     assert all(tensor.data_ptr() % 16 for tensor in tensors.values())
-    assert_matches(80, replace(case, **tensors))
+    return replace(case, **tensors)
+
+
+def test_tensors_that_allow_no_wide_access():
+    assert_matches(80, narrow_case())
+
+
+def test_counts():
+    """Of one block: 8 patches of 4 x 8 outputs, two of them inside of x, by 16 pairs of channels, on 4 warps."""
+    with triton_backend(Gpu(80)) as launches:
+        dk.pyramid(*narrow_case().arguments)
+    (forward,) = launches
+    assert forward.grid == (1, 1, 1)
+    outputs = 4 * 8 * 4  # of a lane, times warps: two products, and the gate with the residual
+    assert round(cycles(forward).multiply_adds * MULTIPROCESSORS * SCHEDULERS) == 3 * outputs
+    counts = forward.counts
+    loaded = sum(n for o, n in zip(counts.opcodes, counts.lanes.tolist(), strict=True) if o == "ld.global.b16")
+    pixels, pairs, lanes = 3 * 10, 2, 8 * 2  # the weights and the bias are loaded by every patch's lanes
+    assert loaded == 2 * (pixels * pairs + 4 * lanes + lanes) + pixels * pairs  # and the residual
 
 
 @pytest.mark.ptx_full
