@@ -179,7 +179,7 @@ def pyramid_backward_gate_kernel(
 
 
 @triton.jit(do_not_specialize=["B", "H", "W"])
-def pyramid_backward_reduced_kernel(
+def pyramid_backward_pooled_input_kernel(
     p_a, p_w, p_g, B, H, W,
     C: tl.constexpr, K: tl.constexpr, FACTORS: tl.constexpr, EVEN: tl.constexpr,
     BP: tl.constexpr, BC: tl.constexpr, RH: tl.constexpr, RW: tl.constexpr,

@@ -15,11 +15,11 @@ from .backward_kernels import (
     pyramid_backward_gate_kernel,
     pyramid_backward_input_kernel,
     pyramid_backward_pool_kernel,
-    pyramid_backward_reduced_kernel,
+    pyramid_backward_pooled_input_kernel,
 )
 from .configurations import MAX_REGISTERS, Configuration, Key, Tile, configuration, device_kind, register_bound
 from .forward_kernel import pyramid_forward_kernel
-from .weight_kernels import pyramid_backward_reduce_kernel, pyramid_backward_weight_kernel
+from .weight_kernels import pyramid_backward_weight_sum_kernel, pyramid_backward_weight_kernel
 
 MAX_PARTITIONS = 64
 PIXELS_PER_PARTITION = 1024
@@ -173,7 +173,7 @@ def _input_gradient(grad_a: Tensor, x: Tensor, weight: Tensor, factors: Sequence
     reduced = [f for f in factors if f > 1]
     grad_pooled = x.new_empty(_pixels(x, reduced), C, dtype=torch.float32)
     if reduced:
-        pyramid_backward_reduced_kernel[_grid(x, reduced, tile.BP, tile.BC, tile.RH, tile.RW)](
+        pyramid_backward_pooled_input_kernel[_grid(x, reduced, tile.BP, tile.BC, tile.RH, tile.RW)](
             grad_a, weight, grad_pooled, B, H, W, **problem
         )
     grad_x = torch.empty_like(x)
@@ -211,7 +211,7 @@ def _weight_gradients(
     )  # fmt: skip
     grad_weight = torch.empty_like(weight)
     grad_bias = None if bias is None else torch.empty_like(bias)
-    pyramid_backward_reduce_kernel[(cdiv(size, REDUCE_BLOCK),)](
+    pyramid_backward_weight_sum_kernel[(cdiv(size, REDUCE_BLOCK),)](
         partial, grad_weight, grad_bias, P, size, C=C, K=K, BLOCK=REDUCE_BLOCK, **_compiler_options(REDUCE_WARPS)
     )
     return grad_weight, grad_bias

@@ -82,7 +82,7 @@ def pyramid_backward_weight_kernel(
 
 
 @triton.jit(do_not_specialize=["P", "SIZE"])
-def pyramid_backward_reduce_kernel(
+def pyramid_backward_weight_sum_kernel(
     p_partial, p_dw, p_db, P, SIZE, C: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Adds P partial sums of SIZE = S * K * (K + 1) * C elements in order; the middle kernel row met every gradient."""

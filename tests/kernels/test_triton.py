@@ -72,10 +72,10 @@ def test_one_launch_forward_six_backward():
         "forward",
         "backward_pool",
         "backward_gate",
-        "backward_reduced",
+        "backward_pooled_input",
         "backward_input",
         "backward_weight",
-        "backward_reduce",
+        "backward_weight_sum",
     ]
 
 
@@ -102,7 +102,7 @@ def test_a_window_is_summed_once():
 
 
 FACTORS = (1, 2, 3)
-EVEN_KERNELS = {"forward", "backward_pool", "backward_gate", "backward_reduced", "backward_input"}
+EVEN_KERNELS = {"forward", "backward_pool", "backward_gate", "backward_pooled_input", "backward_input"}
 
 
 def compiled_anew(height, width, batch=2):
