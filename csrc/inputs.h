@@ -29,10 +29,10 @@ struct Inputs {
   Sizes sizes;
 };
 
-// Itself, or a copy whose last axis is dense.
+// The tensor itself, or a copy whose last axis is dense.
 Tensor with_dense_channels(const Tensor& tensor);
 
-// A tensor of shape [B, H, W, channels] and of x's dtype and device.
+// Checks that the tensor has shape [B, H, W, channels] and x's dtype and device.
 void check_image(const char* name, const Tensor& tensor, const Inputs& inputs, int64_t channels);
 
 }  // namespace deltaconv

@@ -53,7 +53,7 @@ def explain_cuda_plan(
     dtype: torch.dtype = torch.float32,
     gpu: str | Gpu = "h200",
 ) -> str:
-    """The launches of forward and backward: road, tiles, blocks, threads, shared memory, workspace.
+    """The launches of forward and backward: path, tiles, blocks, threads, shared memory, workspace.
 
     Args:
         shape: [B, H, W, C] of x, C even.

@@ -29,6 +29,7 @@ for _backend in NATIVE_BACKENDS:  # implemented by csrc/<backend>, called by bac
     LIBRARY.define(f"pyramid_{_backend}" + _FORWARD.replace('str gate="scaled"', "int gate"))
     LIBRARY.define(f"pyramid_backward_{_backend}" + _BACKWARD.replace("str gate", "int gate"))
 LIBRARY.define("cpu_isa() -> str")
+LIBRARY.define("cpu_convolution_tile(int kernel_size) -> int")  # m of csrc/cpu/tiles.h, in float32
 LIBRARY.define("cuda_architecture(int device) -> int")  # raises why that GPU cannot run the kernels
 LIBRARY.define("cuda_plan(int[] sizes, int[] factors, int element, int[] gpu) -> str")  # see cuda_plan.py
 LIBRARY.define("cuda_block_plan(int[] sizes, int[] factors, int element, int[] gpu) -> str")

@@ -5,10 +5,11 @@ namespace {
 
 constexpr int kHeld = 4;  // slopes held in registers
 
-// Kernel rows whose sums are held together with Q chunks: 8 to 10 sums hide the latency of the multiply-add.
+// How many kernel rows are held in registers together with Q chunks: their 8 to 10 sums hide the latency
+// of the multiply-add.
 constexpr int kernel_rows(int chunks) { return chunks == 2 ? 4 : chunks == 3 ? 3 : chunks == 1 ? 8 : 2; }
 
-// N slopes and the inputs of I kernel rows: each input is loaded once and serves up to N sums.
+// Adds the products of N slopes and the inputs of I kernel rows. Each input is loaded once and serves up to N sums.
 template <int N, int I, int Q, class A>
 DELTACONV_INLINE void add_slopes(Vector<A> (&sum)[I][Q], const A* const (&x)[I], int64_t t, const A* slopes) {
   constexpr int V = kLanes<A>;
@@ -28,16 +29,16 @@ DELTACONV_INLINE void add_slopes(Vector<A> (&sum)[I][Q], const A* const (&x)[I],
   }
 }
 
-// I kernel rows, Q chunks, one point. Where some of the rows lie outside of the image, one row at a time.
+// Adds I kernel rows, Q chunks, one point. Where some of the rows lie outside of the image, it takes one row at a time.
 template <int I, int Q, class A>
-DELTACONV_INLINE void accumulate_block(const A* const (&x)[I], int64_t tiles, const A* slopes, int64_t chunks,
+DELTACONV_INLINE void accumulate_group(const A* const (&x)[I], int64_t tiles, const A* slopes, int64_t chunks,
                                        A* sums) {
   constexpr int V = kLanes<A>;
   bool all = true;
   for (int i = 0; i < I; ++i) all = all && x[i];
   if constexpr (I > 1) {
     if (!all) {
-      for (int i = 0; i < I; ++i) accumulate_block<1, Q>({x[i]}, tiles, slopes, chunks, sums + i * chunks * V);
+      for (int i = 0; i < I; ++i) accumulate_group<1, Q>({x[i]}, tiles, slopes, chunks, sums + i * chunks * V);
       return;
     }
   } else if (!all) {
@@ -61,7 +62,7 @@ DELTACONV_INLINE void accumulate_block(const A* const (&x)[I], int64_t tiles, co
   }
 }
 
-// Kernel rows from i on, in blocks of I and then fewer.
+// Adds the kernel rows from i on, I at a time and then fewer.
 template <int I, int Q, class A>
 DELTACONV_INLINE void accumulate_rows(const Rows<A>& rows, int64_t offset, int64_t i, int64_t K, int64_t tiles,
                                       const A* slopes, int64_t chunks, A* sums) {
@@ -69,14 +70,14 @@ DELTACONV_INLINE void accumulate_rows(const Rows<A>& rows, int64_t offset, int64
   for (; i + I <= K; i += I) {
     const A* x[I];
     for (int k = 0; k < I; ++k) x[k] = rows.pointers[i + k] ? rows.pointers[i + k] + offset : nullptr;
-    accumulate_block<I, Q>(x, tiles, slopes, chunks, sums + i * chunks * V);
+    accumulate_group<I, Q>(x, tiles, slopes, chunks, sums + i * chunks * V);
   }
   if constexpr (I > 1) {
     if (i < K) accumulate_rows<I - 1, Q>(rows, offset, i, K, tiles, slopes, chunks, sums);
   }
 }
 
-// Chunks is their number, or 0 if known at run time.
+// Adds all kernel rows of one point. Chunks is the number of chunks, or 0 if it is known at run time.
 template <int Chunks, class A>
 void accumulate_points(const Scheme& scheme, int64_t K, const Rows<A>& rows, int64_t tiles, const A* slopes, A* sums) {
   constexpr int V = kLanes<A>;

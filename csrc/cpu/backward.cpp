@@ -4,7 +4,7 @@
 namespace deltaconv::cpu::DELTACONV_ISA {
 namespace {
 
-// All stages of a part of grad_x advance together.
+// The backward pass of one task: all stages of a part of grad_x advance together.
 template <class T>
 struct Backward {
   using A = Accumulator<T>;
@@ -13,7 +13,7 @@ struct Backward {
   const BackwardArguments<T>& arguments;
   const BackwardTask& task;
   BackwardStage<T>* stages;
-  Range rows, cols;        // of the image
+  Span rows, cols;         // part of the image that the task computes
   A *combined, *finished;  // rows of grad_x
 
   Backward(const BackwardArguments<T>& arguments, const BackwardTask& task, Arena& arena, bool measure_only);
@@ -55,7 +55,8 @@ void Backward<T>::run() {
       const int64_t end = plan.factor == 1 ? y + 1 : inputs_of(plan.pool_adjoint_rows, {y, y + 1}).end;
       while (stage.next_pooled < end) stage.template compute_pooled<gate>();
     }
-    for (int64_t plane = 0; plane < block_of<A>(arguments.problem.sizes, task.block).planes(); ++plane) {
+    for (int64_t plane = 0; plane < channel_block_of<A>(arguments.problem.sizes, task.channel_block).planes();
+         ++plane) {
       write_grad_x(y, plane);
     }
   }
@@ -64,11 +65,11 @@ void Backward<T>::run() {
   }
 }
 
-// The pooling's adjoint, summed over the stages and rounded once.
+// Computes rows of grad_x: the pooling's adjoint, summed over the stages and rounded once.
 template <class T>
 DELTACONV_NOINLINE void Backward<T>::write_grad_x(int64_t y, int64_t plane) const {
   const Sizes& sizes = arguments.problem.sizes;
-  const Block<A> block = block_of<A>(sizes, task.block);
+  const ChannelBlock<A> block = channel_block_of<A>(sizes, task.channel_block);
   A* sum = finished - cols.begin * V;
   for (int64_t s = 0; s < sizes.S; ++s) {
     const BackwardStage<T>& stage = stages[s];
@@ -91,7 +92,7 @@ DELTACONV_NOINLINE void Backward<T>::write_grad_x(int64_t y, int64_t plane) cons
   }
   T* out = arguments.grad_x + (task.image * sizes.H + y) * sizes.W * sizes.C + block.channel(plane);
   const int64_t C = sizes.C, row = sizes.W * C;
-  const Range range = cols;
+  const Span range = cols;
   const int lanes = block.lanes(plane);
   const bool streams = arguments.streams && (reinterpret_cast<uintptr_t>(out) | uint64_t(C) * sizeof(T)) % 64 == 0;
   with_lanes<A>(lanes, [=]<bool Full>() {
@@ -129,7 +130,7 @@ void backward(const BackwardArguments<T>& arguments, const BackwardTask& task, v
 }
 
 template <class T>
-void reduce(const Accumulator<T>* partials, int64_t count, int64_t stride, Range range, T* out) {
+void reduce(const Accumulator<T>* partials, int64_t count, int64_t stride, Span range, T* out) {
   using A = Accumulator<T>;
   for (int64_t i = range.begin; i < range.end; i += kLanes<A>) {
     const int lanes = int(smaller(kLanes<A>, range.end - i));
@@ -144,7 +145,7 @@ void reduce(const Accumulator<T>* partials, int64_t count, int64_t stride, Range
 #define DELTACONV_INSTANTIATE(T)                                                          \
   template int64_t backward_scratch<T>(const BackwardArguments<T>&, const BackwardTask&); \
   template void backward<T>(const BackwardArguments<T>&, const BackwardTask&, void*);     \
-  template void reduce<T>(const Accumulator<T>*, int64_t, int64_t, Range, T*);
+  template void reduce<T>(const Accumulator<T>*, int64_t, int64_t, Span, T*);
 DELTACONV_INSTANTIATE(float)
 DELTACONV_INSTANTIATE(PreciseFloat)
 DELTACONV_INSTANTIATE(double)

@@ -1,13 +1,13 @@
 #include <torch/csrc/stable/library.h>
 
 #include "cpu/memory.h"
-#include "cpu/problem.h"
 #include "cpu/schedule.h"
+#include "cpu/tensors.h"
 
 namespace deltaconv::cpu {
 namespace {
 
-// By the problem's sizes alone, so that the weight gradient has the same bits for any number of threads.
+// Cuts the image by the problem's sizes alone, so that the weight gradient has the same bits for any number of threads.
 template <class A>
 Partition partition_of(const Sizes& sizes, const StagePlans<A>& stages) {
   constexpr int64_t kPixels = 512, kMinRows = 2, kMaxTasks = 256;
@@ -19,15 +19,15 @@ Partition partition_of(const Sizes& sizes, const StagePlans<A>& stages) {
   const int64_t panels = std::min(ceil_div(sizes.W, panel_width(sizes.K)), smallest_w);
   const int64_t wanted = sizes.H * sizes.W / panels / kPixels;
   const int64_t strips = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(smallest_h / kMinRows, 1));
-  const int64_t groups = ceil_div(kMaxTasks, sizes.B * ceil_div(sizes.C / 2, kBlock) * panels);
+  const int64_t groups = ceil_div(kMaxTasks, sizes.B * ceil_div(sizes.C / 2, kChannelBlock) * panels);
   return {strips, panels, std::min(groups, strips)};
 }
 
-// Parts of grad_x. A part's halo is computed twice, so the groups of strips are joined into no more tasks
-// than keep the threads busy.
+// The tasks: parts of grad_x. A part's halo is computed twice, so that the groups of strips are joined into no more
+// tasks than keep the threads busy.
 std::vector<BackwardTask> split(const Sizes& sizes, const Partition& partition, int64_t threads) {
   constexpr int64_t kTasksPerThread = 4;
-  const int64_t blocks = ceil_div(sizes.C / 2, kBlock);
+  const int64_t blocks = ceil_div(sizes.C / 2, kChannelBlock);
   const int64_t wanted = threads == 1 ? 1 : ceil_div(kTasksPerThread * threads, sizes.B * blocks * partition.panels);
   const int64_t parts = std::min(wanted, partition.groups);
   const auto first_strip = [&](int64_t part) {
@@ -47,10 +47,10 @@ std::vector<BackwardTask> split(const Sizes& sizes, const Partition& partition, 
 }
 
 struct Gradients {
-  Tensor x, weight, bias;  // [0] where not wanted
+  Tensor x, weight, bias;  // shape [0] where not wanted
 };
 
-// Sums the parts' weight gradients in their order.
+// Adds up the partial weight gradients of the parts, in their order.
 template <class T>
 void reduce_partials(const Kernels<T>& kernels, const Inputs& inputs, const Accumulator<T>* partials, int64_t parts,
                      const Gradients& gradients) {
@@ -82,7 +82,7 @@ void launch(const Kernels<T>& kernels, const Inputs& inputs, const Tensor& grad,
   const auto partials = new_array<Accumulator<T>>(sums ? parts * sizes.S * (sizes.K * sizes.K + 1) * sizes.C : 0);
   const BackwardArguments<T> arguments{
       problem_of<T>(inputs, stages),
-      const_image_of<T>(grad),
+      image_of<const T>(grad),
       partition,
       gradients.x.numel() > 0 ? static_cast<T*>(gradients.x.mutable_data_ptr()) : nullptr,
       sums ? partials.get() : nullptr,

@@ -1,5 +1,5 @@
-// One stage of a task of the backward pass: rows go from x through the recomputed convolution to its
-// gradient, the slope, and from there to the weight gradient and to the gradient of the pooled image.
+// One stage of a task of the backward pass. Rows go from x through the recomputed convolution to its gradient, called
+// the slope, and from there to the weight gradient and to the gradient of the pooled image.
 #pragma once
 
 #include "cpu/convolution.h"
@@ -16,20 +16,20 @@ struct BackwardStage {
   const BackwardArguments<T>* arguments;
   Convolution<T> convolution;
   WeightGradient<T> weight_gradient;
-  Range pooled_rows, pooled_cols;   // of the stage's grid: what this task's part of grad_x is made of
+  Span pooled_rows, pooled_cols;    // part of the stage's grid that the task's part of grad_x is made of
   int64_t next_slope, next_pooled;  // first rows not yet computed
   A* gradient;                      // the upsampling's adjoint of one row of grad, columns convolution.cols
   A* combined;                      // one row of grad, between the two halves of a resampling
   A* slope_row[2];                  // u's and v's slope, zero-padded, columns from slope_begin
   int64_t slope_begin, slope_width;
-  TransformedRows<A> slope;  // rows of all planes, for the convolution's adjoint
+  TransformedRows<A> slope;  // slopes of all planes, for the convolution's adjoint
   Ring<A> pooled;            // columns from pooled_cols.begin
   A *flipped, *no_bias;      // [planes][points][K][chunks] vectors, one vector
 
   DELTACONV_INLINE const StagePlan<A>& plan() const { return *convolution.plan; }
   DELTACONV_INLINE int64_t K() const { return convolution.K(); }
 
-  void plan_memory(const BackwardTask& task, int64_t index, Range rows, Range cols, Arena& arena);
+  void plan_memory(const BackwardTask& task, int64_t index, Span rows, Span cols, Arena& arena);
   void start();
   template <Gate gate>
   void compute_slope();
@@ -41,9 +41,9 @@ struct BackwardStage {
   void finish_slope_row(int64_t r, int64_t half, int64_t plane) const;
 };
 
-// For the task's part of grad_x, rows x cols of the image.
+// Plans the stage for the task's part of grad_x, rows x cols of the image.
 template <class T>
-void BackwardStage<T>::plan_memory(const BackwardTask& task, int64_t index, Range rows, Range cols, Arena& arena) {
+void BackwardStage<T>::plan_memory(const BackwardTask& task, int64_t index, Span rows, Span cols, Arena& arena) {
   const Problem<T>& problem = arguments->problem;
   const StagePlan<A>& plan = problem.stages[index];
   const int64_t pad = problem.sizes.K / 2;
@@ -52,7 +52,7 @@ void BackwardStage<T>::plan_memory(const BackwardTask& task, int64_t index, Rang
   weight_gradient.plan(*arguments, task, index);
   pooled_rows = full ? rows : inputs_of(plan.pool_adjoint_rows, rows);
   pooled_cols = full ? cols : inputs_of(plan.pool_adjoint_cols, cols);
-  Range wide_rows = weight_gradient.rows, wide_cols = weight_gradient.cols;
+  Span wide_rows = weight_gradient.rows, wide_cols = weight_gradient.cols;
   if (arguments->grad_x) {
     wide_rows = hull(wide_rows, {pooled_rows.begin - pad, pooled_rows.end + pad});
     wide_cols = hull(wide_cols, {pooled_cols.begin - pad, pooled_cols.end + pad});
@@ -94,7 +94,7 @@ void BackwardStage<T>::start() {
   zero_vectors(no_bias, 1);
 }
 
-// The next rows of the gradient of the convolution, and their share of the weight gradient.
+// Computes the next rows of the gradient of the convolution, and their share of the weight gradient.
 template <class T>
 template <Gate gate>
 void BackwardStage<T>::compute_slope() {
@@ -109,7 +109,7 @@ void BackwardStage<T>::compute_slope() {
   next_slope += count;
 }
 
-// The slopes of u and v in row r, one vector of channels of each; the convolution is in activation(i, …).
+// Computes the slopes of u and v in row r, one vector of channels of each. The convolution is in activation(i, plane).
 template <class T>
 template <Gate gate>
 DELTACONV_NOINLINE void BackwardStage<T>::compute_slope_row(int64_t r, int64_t i, int64_t vector) {
@@ -127,10 +127,10 @@ DELTACONV_NOINLINE void BackwardStage<T>::compute_slope_row(int64_t r, int64_t i
   for (int64_t half = 0; half < 2; ++half) finish_slope_row(r, half, vector + half * vectors);
 }
 
-// Row r of grad as the gated convolution sees it, one vector of channels.
+// Reads row r of grad as the gated convolution sees it, one vector of channels.
 template <class T>
 DELTACONV_NOINLINE void BackwardStage<T>::read_gradient(int64_t r, int64_t vector) const {
-  const Block<A>& block = convolution.block;
+  const ChannelBlock<A>& block = convolution.block;
   const int64_t channel = convolution.stage * (arguments->problem.sizes.C / 2) + block.slice_channel(vector);
   A* out = gradient - convolution.cols.begin * V;
   const auto put = [=](int64_t x, Vector<A> value) { store(out + x * V, value); };
@@ -139,7 +139,7 @@ DELTACONV_NOINLINE void BackwardStage<T>::read_gradient(int64_t r, int64_t vecto
       copy_row(source, r, convolution.cols, put);
     } else if (plan().factor == 2 && plan().divides) {
       const Resample<A>& map = plan().upsample_adjoint_rows;
-      with_combined_rows(source, map.spans[r], map.weights + r * map.pitch, [&](const auto& column) {
+      with_combined_rows(source, map.windows[r], map.weights + r * map.pitch, [&](const auto& column) {
         upsample_twice_adjoint<A>(column, arguments->problem.sizes.W, convolution.cols, put);
       });
     } else {
@@ -149,7 +149,7 @@ DELTACONV_NOINLINE void BackwardStage<T>::read_gradient(int64_t r, int64_t vecto
   });
 }
 
-// Hands a slope row on: to the convolution's adjoint and, if this task owns the row, to the weight gradient.
+// Hands a slope row on to the convolution's adjoint and, if this task owns the row, to the weight gradient.
 template <class T>
 void BackwardStage<T>::finish_slope_row(int64_t r, int64_t half, int64_t plane) const {
   A* row = slope_row[half];
@@ -159,7 +159,7 @@ void BackwardStage<T>::finish_slope_row(int64_t r, int64_t half, int64_t plane) 
     slope.put(r, plane, [=](int64_t x) { return load(first + x * V); });
   }
   if (!weight_gradient.owns(r)) return;
-  const Range own = weight_gradient.cols, cols = convolution.cols;
+  const Span own = weight_gradient.cols, cols = convolution.cols;
   zero_vectors(at(cols.begin), own.begin - cols.begin);
   zero_vectors(at(own.end), cols.end - own.end);
   Rows<A> around = convolution.input.around(r, 1);
@@ -167,7 +167,7 @@ void BackwardStage<T>::finish_slope_row(int64_t r, int64_t half, int64_t plane) 
   weight_gradient.add_row(r, plane, at(cols.begin), around);
 }
 
-// The next rows of the gradient of the pooled image: the convolution's adjoint.
+// Computes the next rows of the gradient of the pooled image: the convolution's adjoint.
 template <class T>
 template <Gate gate>
 void BackwardStage<T>::compute_pooled() {

@@ -1,5 +1,4 @@
-// One stage's convolution for one block of channels, rows in order: x is read, pooled, widened, padded and
-// transformed once.
+// One stage's convolution for one channel block, row by row: x is read, pooled, widened, padded and transformed once.
 #pragma once
 
 #include "cpu/transformed.h"
@@ -14,8 +13,8 @@ struct Convolution {
   const Problem<T>* problem;
   const StagePlan<A>* plan;
   int64_t image, stage;
-  Block<A> block;
-  Range rows, cols;          // of the stage's grid, to be convolved
+  ChannelBlock<A> block;
+  Span rows, cols;           // part of the stage's grid that is to be convolved
   TransformedRows<A> input;  // rows of the pooled image
   int64_t next;              // first row not yet in `input`
   A* weights;                // [planes][points][K][chunks] vectors
@@ -29,7 +28,7 @@ struct Convolution {
     return activations + (i * block.planes() + plane) * input.tiling.output_width() * V;
   }
 
-  // Lays out scratch memory; writes none of it.
+  // Lays out scratch memory and writes none of it.
   DELTACONV_INLINE void plan_memory(Arena& arena) {
     input.plan_memory(arena, scheme_of(*problem), K(), plan->h, block.planes(), length(cols), 0);
     weights = arena.take<A>(block.planes() * input.filter_size() * V);
@@ -47,7 +46,7 @@ struct Convolution {
     input.start();
   }
 
-  // Convolves rows r .. r + count - 1, count at most kRows, into activation(i, plane). Rows come in order.
+  // Convolves rows r to r + count - 1, count at most kRows, into activation(i, plane). Rows come in order.
   DELTACONV_INLINE void convolve_rows(int64_t r, int64_t count) {
     for (const int64_t last = smaller(r + count - 1 + K() / 2, plan->h - 1); next <= last; ++next) read_row(next);
     Rows<A> around = input.around(r, count);
@@ -60,7 +59,7 @@ struct Convolution {
   }
 
   // The grid's columns that the convolution needs.
-  DELTACONV_INLINE Range inside() const { return clip({cols.begin - K() / 2, cols.end + K() / 2}, plan->w); }
+  DELTACONV_INLINE Span inside() const { return clip({cols.begin - K() / 2, cols.end + K() / 2}, plan->w); }
 
   DELTACONV_INLINE void read_row(int64_t r) {
     for (int64_t plane = 0; plane < block.planes(); ++plane) {
@@ -80,7 +79,7 @@ struct Convolution {
   template <class Column>
   DELTACONV_INLINE void put(int64_t r, int64_t plane, const Column& column) const {
     const int64_t first = cols.begin - K() / 2;
-    const Range range = inside();
+    const Span range = inside();
     input.put(r, plane, [=](int64_t x) {
       x += first;
       return x >= range.begin && x < range.end ? column(x) : Vector<A>{};

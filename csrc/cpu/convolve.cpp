@@ -3,8 +3,8 @@
 namespace deltaconv::cpu::DELTACONV_ISA {
 namespace {
 
-// A register tile is kTiles tiles of kRows rows; beside it are kTaps weights of each row. 16 vector registers
-// on AVX2 and SSE, 32 on AVX-512 and NEON.
+// A register tile is kTiles tiles of kRows rows. Beside it, kTaps weights of each row are in registers. There are 16
+// vector registers on AVX2 and SSE, 32 on AVX-512 and NEON.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kTiles = 8;
 constexpr int kTaps = 5;
@@ -13,8 +13,8 @@ constexpr int kTiles = 5;
 constexpr int kTaps = 3;
 #endif
 
-// One input row's part in R rows of outputs, Q chunks of taps: each input is loaded once and serves R * Q
-// sums.
+// Adds the part of one input row to R rows of outputs, for Q chunks of taps. Each input is loaded once and serves R
+// * Q sums.
 template <int T, int R, int Q, class A>
 DELTACONV_INLINE void add_chunks(Vector<A> (&sum)[R][T], const A* x, const A* const (&weights)[R]) {
   constexpr int V = kLanes<A>;
@@ -37,8 +37,8 @@ DELTACONV_INLINE void add_chunks(Vector<A> (&sum)[R][T], const A* x, const A* co
   }
 }
 
-// The same for all chunks, in pieces that fit the registers. Chunks is their number, or 0 if known at run
-// time.
+// Adds the part of one input row for all chunks, in pieces that fit the registers. Chunks is their number, or 0 if it
+// is known at run time.
 template <int T, int R, int Chunks, class A>
 DELTACONV_INLINE void add_row(Vector<A> (&sum)[R][T], int64_t chunks, const A* x, const A* const (&weights)[R]) {
   constexpr int V = kLanes<A>;
@@ -68,8 +68,7 @@ DELTACONV_INLINE void add_row(Vector<A> (&sum)[R][T], int64_t chunks, const A* x
   }
 }
 
-// The sums of T tiles of R rows at one point. A sum takes its products in the same order whatever T and R
-// are.
+// The sums of T tiles of R rows at one point. A sum takes its products in one order, whatever T and R are.
 template <int T, int R, int Chunks, class A>
 DELTACONV_INLINE void sum_products(const Rows<A>& rows, int64_t offset, int64_t K, int64_t chunks, const A* weights,
                                    Vector<A> start, Vector<A> (&sum)[R][T]) {
@@ -99,7 +98,7 @@ DELTACONV_INLINE void sum_products(const Rows<A>& rows, int64_t offset, int64_t 
   }
 }
 
-// T tiles from tile t on. Products of all points are kept on the stack before they are transformed back.
+// Computes T tiles from tile t on. Products of all points are kept on the stack before they are transformed back.
 template <int M, int T, int R, int Chunks, class A>
 DELTACONV_INLINE void convolve_tiles(const Scheme& scheme, int64_t K, const Rows<A>& rows, int64_t t, const A* weights,
                                      const A* bias, A* const (&out)[kRows]) {
@@ -122,10 +121,10 @@ DELTACONV_INLINE void convolve_tiles(const Scheme& scheme, int64_t K, const Rows
   }
 }
 
-// Rows are cut into pieces of as equal as possible numbers of tiles, at most kTiles.
+// Cuts rows into pieces of nearly equal numbers of tiles, at most kTiles.
 template <int M, int T, int R, int Chunks, class A>
-DELTACONV_INLINE void convolve_piece(const Scheme& scheme, int64_t K, const Rows<A>& rows, Range tiles,
-                                     const A* weights, const A* bias, A* const (&out)[kRows]) {
+DELTACONV_INLINE void convolve_piece(const Scheme& scheme, int64_t K, const Rows<A>& rows, Span tiles, const A* weights,
+                                     const A* bias, A* const (&out)[kRows]) {
   if constexpr (T > kMinTiles) {
     if (tiles.end - tiles.begin < T) {
       return convolve_piece<M, T - 1, R, Chunks>(scheme, K, rows, tiles, weights, bias, out);
@@ -139,7 +138,7 @@ void convolve_rows(const Scheme& scheme, int64_t K, const Rows<A>& rows, int64_t
                    A* const (&out)[kRows]) {
   const int64_t pieces = (tiles + kTiles - 1) / kTiles;
   for (int64_t i = 0; i < pieces; ++i) {
-    const Range piece = {i * tiles / pieces, (i + 1) * tiles / pieces};
+    const Span piece = {i * tiles / pieces, (i + 1) * tiles / pieces};
     convolve_piece<M, kTiles, R, Chunks>(scheme, K, rows, piece, weights, bias, out);
   }
 }

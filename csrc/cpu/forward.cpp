@@ -37,7 +37,8 @@ struct ResultRow {
   }
 };
 
-// All stages of a rectangle of the result advance together, so that x is read from memory once.
+// The forward pass of one task: all stages of a rectangle of the result advance together, so that x is read
+// from memory once.
 template <class T>
 struct Forward {
   using A = Accumulator<T>;
@@ -80,7 +81,7 @@ ForwardStage<T> Forward<T>::plan_stage(int64_t index, Arena& arena) const {
   convolution.plan = &plan;
   convolution.image = task.image;
   convolution.stage = index;
-  convolution.block = block_of<A>(problem.sizes, task.block);
+  convolution.block = channel_block_of<A>(problem.sizes, task.channel_block);
   convolution.rows = full ? task.rows : inputs_of(plan.upsample_rows, task.rows);
   convolution.cols = full ? task.cols : inputs_of(plan.upsample_cols, task.cols);
   convolution.plan_memory(arena);
@@ -109,7 +110,7 @@ void Forward<T>::run() {
   }
 }
 
-// The next rows of the gated convolution; at full resolution they are rows of the result.
+// Computes the next rows of the gated convolution; at full resolution they are rows of the result.
 template <class T>
 template <Gate gate>
 void Forward<T>::compute_gated(ForwardStage<T>& stage) {
@@ -130,7 +131,7 @@ DELTACONV_NOINLINE void Forward<T>::gate_row(const ForwardStage<T>& stage, int64
   const A* u = convolution.activation(i, vector);
   const A* v = convolution.activation(i, vector + convolution.block.vectors);
   const A scale = arguments.problem.gate_scale;
-  const Range cols = convolution.cols;
+  const Span cols = convolution.cols;
   const auto gate_all = [=](const auto& put) {
     for (int64_t x = 0; x < length(cols); ++x) put(x, apply_gate<gate>(load(u + x * V), load(v + x * V), scale));
   };
@@ -152,7 +153,7 @@ DELTACONV_NOINLINE void Forward<T>::upsample_row(const ForwardStage<T>& stage, i
     const auto put = [=](int64_t x, Vector<A> value) { row.put(x, value); };
     if (plan.factor == 2 && plan.divides) {
       const Resample<A>& map = plan.upsample_rows;
-      with_combined_rows(source, map.spans[y], map.weights + y * map.pitch,
+      with_combined_rows(source, map.windows[y], map.weights + y * map.pitch,
                          [&](const auto& column) { upsample_twice<A>(column, convolution.cols, task.cols, put); });
     } else {
       resample_row(source, plan.upsample_rows, plan.upsample_cols, y, task.cols, stage.combined, put);
@@ -167,7 +168,7 @@ DELTACONV_INLINE void Forward<T>::with_result_row(const Convolution<T>& convolut
                                                   const Visit& visit) const {
   const Image<T>& result = arguments.result;
   const Image<const T>& residual = arguments.residual;
-  const Block<A>& block = convolution.block;
+  const ChannelBlock<A>& block = convolution.block;
   const int64_t channel = convolution.stage * (arguments.problem.sizes.C / 2) + block.slice_channel(vector);
   T* out = result.data + task.image * result.batch_stride + y * result.row_stride + channel;
   const T* add = nullptr;
@@ -202,6 +203,11 @@ int64_t forward_scratch(const ForwardArguments<T>& arguments, const ForwardTask&
 }
 
 template <class T>
+int64_t convolution_tile(const Problem<T>& problem) {
+  return scheme_of(problem).tile;
+}
+
+template <class T>
 void forward(const ForwardArguments<T>& arguments, const ForwardTask& task, void* scratch) {
   Arena arena{reinterpret_cast<uintptr_t>(scratch)};
   Forward<T> pass(arguments, task, arena, false);
@@ -213,6 +219,7 @@ void forward(const ForwardArguments<T>& arguments, const ForwardTask& task, void
 }
 
 #define DELTACONV_INSTANTIATE(T)                                                       \
+  template int64_t convolution_tile<T>(const Problem<T>&);                             \
   template int64_t forward_scratch<T>(const ForwardArguments<T>&, const ForwardTask&); \
   template void forward<T>(const ForwardArguments<T>&, const ForwardTask&, void*);
 DELTACONV_INSTANTIATE(float)

@@ -1,16 +1,16 @@
 #include <torch/csrc/stable/library.h>
 
 #include "cpu/memory.h"
-#include "cpu/problem.h"
 #include "cpu/schedule.h"
+#include "cpu/tensors.h"
 
 namespace deltaconv::cpu {
 namespace {
 
-// Rectangles of the result, enough of them that no thread waits long at the end.
+// The tasks: rectangles of the result, enough of them that no thread waits long at the end.
 std::vector<ForwardTask> split(const Sizes& sizes, int64_t threads) {
   constexpr int64_t kTasksPerThread = 4, kMinRows = 8;
-  const int64_t blocks = ceil_div(sizes.C / 2, kBlock);
+  const int64_t blocks = ceil_div(sizes.C / 2, kChannelBlock);
   const int64_t panels = ceil_div(sizes.W, panel_width(sizes.K));
   const int64_t wanted = threads == 1 ? 1 : ceil_div(kTasksPerThread * threads, sizes.B * blocks * panels);
   const int64_t strips = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(sizes.H / kMinRows, 1));
@@ -35,7 +35,7 @@ void launch(const Kernels<T>& kernels, const Inputs& inputs, const std::optional
   const Sizes& sizes = inputs.sizes;
   const StagePlans<Accumulator<T>> stages(sizes, inputs.factors, false);
   const ForwardArguments<T> arguments{problem_of<T>(inputs, stages),
-                                      residual ? const_image_of<T>(*residual) : Image<const T>{nullptr, 0, 0, 0},
+                                      residual ? image_of<const T>(*residual) : Image<const T>{nullptr, 0, 0, 0},
                                       image_of<T>(result), streams_past_caches(result)};
   const int64_t threads = useful_threads(sizes.B * sizes.H * sizes.W * sizes.C * (sizes.K * sizes.K + 8));
   const std::vector<ForwardTask> tasks = split(sizes, threads);
@@ -66,6 +66,13 @@ Tensor pyramid_cpu(const Tensor& x, const Tensor& weight, const std::optional<Te
 
 std::string cpu_isa() { return instruction_set().name; }
 
+// Outputs and taps of the fast convolution in float32 with the scaled gate: m in tiles.h.
+int64_t cpu_convolution_tile(int64_t kernel_size) {
+  Problem<float> problem{};
+  problem.sizes.K = kernel_size;
+  return instruction_set().float32.convolution_tile(problem);
+}
+
 }  // namespace
 }  // namespace deltaconv::cpu
 
@@ -75,4 +82,5 @@ STABLE_TORCH_LIBRARY_IMPL(deltaconv, CPU, library) {
 
 STABLE_TORCH_LIBRARY_IMPL(deltaconv, CompositeExplicitAutograd, library) {
   library.impl("cpu_isa", TORCH_BOX(&deltaconv::cpu::cpu_isa));
+  library.impl("cpu_convolution_tile", TORCH_BOX(&deltaconv::cpu::cpu_convolution_tile));
 }

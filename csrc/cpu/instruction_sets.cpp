@@ -14,7 +14,7 @@ struct Candidate {
   bool runs_here;
 };
 
-// Those that were built, widest first.
+// The instruction sets that were built, widest first.
 std::vector<Candidate> candidates() {
   std::vector<Candidate> built;
 #if defined(__x86_64__)

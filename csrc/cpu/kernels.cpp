@@ -9,7 +9,8 @@ namespace deltaconv::cpu::DELTACONV_ISA {
 namespace {
 
 template <class T>
-constexpr Kernels<T> kKernels = {forward_scratch<T>, forward<T>, backward_scratch<T>, backward<T>, reduce<T>};
+constexpr Kernels<T> kKernels = {convolution_tile<T>, forward_scratch<T>, forward<T>,
+                                 backward_scratch<T>, backward<T>,        reduce<T>};
 
 }  // namespace
 

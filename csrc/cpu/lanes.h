@@ -5,7 +5,7 @@
 
 namespace deltaconv::cpu::DELTACONV_ISA {
 
-// By way of the stack, lane by lane: the processor waits there until narrow stores have reached the cache.
+// Goes by way of the stack, lane by lane: the processor waits there until narrow stores have reached the cache.
 template <class T>
 DELTACONV_INLINE Vector<Accumulator<T>> load_some(const T* p, int lanes) {
   T some[kLanes<Accumulator<T>>] = {};
@@ -20,7 +20,8 @@ DELTACONV_INLINE void store_some(T* p, Vector<Accumulator<T>> v, int lanes) {
   for (int i = 0; i < lanes; ++i) p[i] = all[i];
 }
 
-// With masks, in one instruction. Sanitizers do not see what such instructions touch and keep to the above.
+// Uses masks, one instruction each. Sanitizers do not see what such instructions touch, so that sanitized builds keep
+// to the stack.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 
 #elif defined(__AVX512F__)
@@ -96,7 +97,7 @@ DELTACONV_INLINE void store_some(PreciseFloat* p, Vector<double> v, int lanes) {
 
 #endif
 
-// The first `lanes` elements, the other lanes zero; `lanes` counts only if the vector is not Full.
+// Loads the first `lanes` elements; the other lanes are zero. `lanes` counts only if the vector is not Full.
 template <bool Full, class T>
 DELTACONV_INLINE Vector<Accumulator<T>> load(const T* p, int lanes) {
   if constexpr (Full) return load(p);
@@ -109,7 +110,7 @@ DELTACONV_INLINE void store(T* p, Vector<Accumulator<T>> v, int lanes) {
   store_some(p, v, lanes);
 }
 
-// Calls visit with whether a vector of `lanes` elements is full as a compile-time constant.
+// Calls visit with a compile-time constant: whether a vector of `lanes` elements is full.
 template <class A, class Visit>
 DELTACONV_INLINE void with_lanes(int lanes, const Visit& visit) {
   if (lanes == kLanes<A>) return visit.template operator()<true>();

@@ -32,7 +32,7 @@ void prefer_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] size_t by
   const uintptr_t address = reinterpret_cast<uintptr_t>(memory);
   const uintptr_t begin = (address + kHugePage - 1) & ~(kHugePage - 1);
   const uintptr_t end = (address + bytes) & ~(kHugePage - 1);
-  // Advice: where the system has none to give, the call fails and nothing changes.
+  // This is advice: where the system cannot follow it, the call fails and nothing changes.
   madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #endif
 }

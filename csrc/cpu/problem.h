@@ -1,53 +1,138 @@
-// From checked tensors to a Problem: the storage type becomes a template argument.
+// What the host hands to the kernels. All of it is plain data: the kernels are compiled several times for different
+// instruction sets, and an inline function that they share could be linked from the wrong one.
 #pragma once
 
-#include "cpu/instruction_sets.h"
-#include "cpu/resampling.h"
-#include "inputs.h"
+#include <cstdint>
+
+#include "pyramid.h"
 
 namespace deltaconv::cpu {
 
+// float32 in memory, summed in float64, for problems whose results may cancel: see kPreciseChannels.
+struct PreciseFloat {
+  float value;
+};
+
+// The type in which storage type T is summed.
 template <class T>
-Image<T> image_of(const Tensor& tensor) {
-  return {static_cast<T*>(tensor.mutable_data_ptr()), tensor.stride(0), tensor.stride(1), tensor.stride(2)};
-}
+struct AccumulatorOf {
+  using type = float;
+};
+template <>
+struct AccumulatorOf<double> {
+  using type = double;
+};
+template <>
+struct AccumulatorOf<PreciseFloat> {
+  using type = double;
+};
+template <class T>
+using Accumulator = typename AccumulatorOf<T>::type;
+
+// A task works on one channel block: kChannelBlock pairs of channels (c, c + C/2). That is 64 bytes of float32, a cache
+// line of x and of the result.
+inline constexpr int64_t kChannelBlock = 16;
+
+struct Window {
+  int32_t start, count;
+};
+
+// A banded matrix along one axis: out[i] = sum_k weights[i * pitch + k] * in[windows[i].start + k]. Average pooling,
+// bilinear interpolation and their adjoints are each a product of two such matrices, one for rows and one for columns.
+//
+//   average pooling of 5 inputs to 2 outputs, pitch 3
+//   windows      {0, 3}            {2, 3}
+//   weights      1/3 1/3 1/3       1/3 1/3 1/3
+template <class A>
+struct Resample {
+  const Window* windows;
+  const A* weights;
+  int64_t pitch;
+};
+
+// How one stage's grid [h, w] relates to the image [H, W]. Unused where factor is 1.
+template <class A>
+struct StagePlan {
+  int64_t factor, h, w;
+  bool divides;                                              // H and W are multiples of factor
+  Resample<A> pool_rows, pool_cols;                          // image -> stage
+  Resample<A> upsample_rows, upsample_cols;                  // stage -> image
+  Resample<A> pool_adjoint_rows, pool_adjoint_cols;          // stage -> image
+  Resample<A> upsample_adjoint_rows, upsample_adjoint_cols;  // image -> stage
+};
+
+struct Span {
+  int64_t begin, end;
+};
 
 template <class T>
-Image<const T> const_image_of(const Tensor& tensor) {
-  return {static_cast<const T*>(tensor.const_data_ptr()), tensor.stride(0), tensor.stride(1), tensor.stride(2)};
-}
+struct Problem {
+  Sizes sizes;
+  Gate gate;
+  Accumulator<T> gate_scale;
+  const StagePlan<Accumulator<T>>* stages;
+  Image<const T> x;
+  const T* weight;  // [S, K, K, C]
+  const T* bias;    // [S, C] or null
+};
 
 template <class T>
-Problem<T> problem_of(const Inputs& inputs, const StagePlans<Accumulator<T>>& stages) {
-  return {inputs.sizes,
-          inputs.gate,
-          static_cast<Accumulator<T>>(inputs.gate_scale),
-          stages.data(),
-          const_image_of<T>(inputs.x),
-          static_cast<const T*>(inputs.weight.const_data_ptr()),
-          inputs.bias ? static_cast<const T*>(inputs.bias->const_data_ptr()) : nullptr};
-}
+struct ForwardArguments {
+  Problem<T> problem;
+  Image<const T> residual;  // data is null without one
+  Image<T> result;
+  bool streams;  // writes the result past the caches, where vectors are whole cache lines
+};
 
-// Up to this many channels float32 is summed in float64. The contract bounds the error of each result by its
-// norm, and a norm of a few numbers (the gradient of two biases) may cancel; with more it practically cannot.
-// All of a pixel's pairs fit one vector either way.
-inline constexpr int64_t kPreciseChannels = 8;
+// A rectangle of the result, one channel block, all stages.
+struct ForwardTask {
+  int64_t image, channel_block;
+  Span rows, cols;
+};
 
-// Calls launch(kernels) with the Kernels<T> of these tensors' storage type T in the instruction set in use.
-template <class Launch>
-void dispatch(const Inputs& inputs, const Launch& launch) {
-  const bool narrow = inputs.sizes.C <= kNarrowChannels;
-  const InstructionSet& set = narrow ? narrow_instruction_set() : instruction_set();
-  switch (inputs.x.scalar_type()) {
-    case ScalarType::Float:
-      return inputs.sizes.C <= kPreciseChannels ? launch(set.precise_float32) : launch(set.float32);
-    case ScalarType::Double: return launch(set.float64);
-    case ScalarType::Half: return launch(set.float16);
-    case ScalarType::BFloat16: return launch(set.bfloat16);
-    default:
-      STD_TORCH_CHECK(false, "x: expected float32, float64, float16 or bfloat16, got ",
-                      toString(inputs.x.scalar_type()));
-  }
-}
+// An image is cut into strips x panels, by the problem's sizes alone. Sums of the weight gradient start anew with each
+// strip, which keeps them short. The strips of a group are added up in order, and each group and panel has its own
+// partial weight gradient. None of this depends on which thread computes what.
+struct Partition {
+  int64_t strips, panels;  // parts of H and of W
+  int64_t groups;          // groups that the strips form
+};
+
+template <class T>
+struct BackwardArguments {
+  Problem<T> problem;
+  Image<const T> grad;
+  Partition partition;
+  T* grad_x;                 // contiguous [B, H, W, C], or null
+  Accumulator<T>* partials;  // [B, groups, panels, S, K * K + 1, C], the last tap is the bias; or null
+  bool streams;              // writes grad_x past the caches, as the forward its result
+};
+
+// Strips [begin, end) of one panel, one channel block, all stages.
+struct BackwardTask {
+  int64_t image, channel_block, panel;
+  Span strips;
+};
+
+// The kernels of one instruction set for one storage type.
+template <class T>
+struct Kernels {
+  int64_t (*convolution_tile)(const Problem<T>&);  // outputs and taps of its fast convolution: m in tiles.h
+  int64_t (*forward_scratch)(const ForwardArguments<T>&, const ForwardTask&);  // bytes
+  void (*forward)(const ForwardArguments<T>&, const ForwardTask&, void* scratch);
+  int64_t (*backward_scratch)(const BackwardArguments<T>&, const BackwardTask&);  // bytes
+  void (*backward)(const BackwardArguments<T>&, const BackwardTask&, void* scratch);
+  // out[i] = sum_p partials[p * stride + i] for i in range, p in ascending order, rounded once.
+  void (*reduce)(const Accumulator<T>* partials, int64_t count, int64_t stride, Span range, T* out);
+};
+
+struct InstructionSet {
+  const char* name;
+  Kernels<float> float32;
+  Kernels<PreciseFloat> precise_float32;
+  Kernels<double> float64;
+  Kernels<Half> float16;
+  Kernels<BFloat16> bfloat16;
+};
 
 }  // namespace deltaconv::cpu

@@ -9,12 +9,12 @@ BandedMatrix<A> average_pooling(int64_t in, int64_t out) {
   BandedMatrix<A> matrix;
   for (int64_t i = 0; i < out; ++i) {
     const int64_t begin = i * in / out, end = ((i + 1) * in + out - 1) / out;
-    matrix.spans.push_back({static_cast<int32_t>(begin), static_cast<int32_t>(end - begin)});
+    matrix.windows.push_back({static_cast<int32_t>(begin), static_cast<int32_t>(end - begin)});
     matrix.pitch = std::max(matrix.pitch, end - begin);
   }
   matrix.weights.assign(out * matrix.pitch, A{0});
   for (int64_t i = 0; i < out; ++i) {
-    std::fill_n(matrix.weights.begin() + i * matrix.pitch, matrix.spans[i].count, A{1} / matrix.spans[i].count);
+    std::fill_n(matrix.weights.begin() + i * matrix.pitch, matrix.windows[i].count, A{1} / matrix.windows[i].count);
   }
   return matrix;
 }
@@ -29,7 +29,7 @@ BandedMatrix<A> bilinear(int64_t in, int64_t out) {
     const int64_t lower = std::min(position / (2 * out), in - 1);
     const double fraction = static_cast<double>(position - lower * 2 * out) / static_cast<double>(2 * out);
     const bool one = lower == in - 1 || fraction == 0;
-    matrix.spans.push_back({static_cast<int32_t>(lower), one ? 1 : 2});
+    matrix.windows.push_back({static_cast<int32_t>(lower), one ? 1 : 2});
     matrix.weights.push_back(static_cast<A>(one ? 1.0 : 1.0 - fraction));
     matrix.weights.push_back(static_cast<A>(one ? 0.0 : fraction));
   }
@@ -38,22 +38,22 @@ BandedMatrix<A> bilinear(int64_t in, int64_t out) {
 
 template <class A>
 BandedMatrix<A> transposed(const BandedMatrix<A>& matrix, int64_t in) {
-  const auto out = static_cast<int64_t>(matrix.spans.size());
+  const auto out = static_cast<int64_t>(matrix.windows.size());
   BandedMatrix<A> result;
-  result.spans.assign(in, {0, 0});
+  result.windows.assign(in, {0, 0});
   for (int64_t i = 0; i < out; ++i) {
-    for (int64_t k = 0; k < matrix.spans[i].count; ++k) {
-      Span& span = result.spans[matrix.spans[i].start + k];
-      if (span.count == 0) span.start = static_cast<int32_t>(i);
-      span.count = static_cast<int32_t>(i) - span.start + 1;
-      result.pitch = std::max<int64_t>(result.pitch, span.count);
+    for (int64_t k = 0; k < matrix.windows[i].count; ++k) {
+      Window& window = result.windows[matrix.windows[i].start + k];
+      if (window.count == 0) window.start = static_cast<int32_t>(i);
+      window.count = static_cast<int32_t>(i) - window.start + 1;
+      result.pitch = std::max<int64_t>(result.pitch, window.count);
     }
   }
   result.weights.assign(in * result.pitch, A{0});
   for (int64_t i = 0; i < out; ++i) {
-    for (int64_t k = 0; k < matrix.spans[i].count; ++k) {
-      const int64_t j = matrix.spans[i].start + k;
-      result.weights[j * result.pitch + i - result.spans[j].start] = matrix.weights[i * matrix.pitch + k];
+    for (int64_t k = 0; k < matrix.windows[i].count; ++k) {
+      const int64_t j = matrix.windows[i].start + k;
+      result.weights[j * result.pitch + i - result.windows[j].start] = matrix.weights[i * matrix.pitch + k];
     }
   }
   return result;

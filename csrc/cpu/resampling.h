@@ -4,17 +4,17 @@
 #include <memory>
 #include <vector>
 
-#include "cpu/plan.h"
+#include "cpu/problem.h"
 
 namespace deltaconv::cpu {
 
 template <class A>
 struct BandedMatrix {
-  std::vector<Span> spans;
-  std::vector<A> weights;  // [spans.size(), pitch]
+  std::vector<Window> windows;
+  std::vector<A> weights;  // [windows.size(), pitch]
   int64_t pitch = 0;
 
-  Resample<A> view() const { return {spans.data(), weights.data(), pitch}; }
+  Resample<A> view() const { return {windows.data(), weights.data(), pitch}; }
 };
 
 // adaptive_avg_pool: output i averages inputs [floor(i * in / out), ceil((i + 1) * in / out)).

@@ -1,4 +1,4 @@
-// Rows of vectors: where they lie in scratch memory, and how they are read from an image, resampled, written.
+// Rows of vectors: where they lie in scratch memory, and how they are read from an image, resampled and written.
 #pragma once
 
 #include "cpu/lanes.h"
@@ -8,15 +8,15 @@ namespace deltaconv::cpu::DELTACONV_ISA {
 DELTACONV_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 DELTACONV_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-DELTACONV_INLINE int64_t length(Range range) { return range.end - range.begin; }
-DELTACONV_INLINE Range clip(Range range, int64_t size) { return {larger(range.begin, 0), smaller(range.end, size)}; }
-DELTACONV_INLINE Range hull(Range a, Range b) { return {smaller(a.begin, b.begin), larger(a.end, b.end)}; }
+DELTACONV_INLINE int64_t length(Span range) { return range.end - range.begin; }
+DELTACONV_INLINE Span clip(Span range, int64_t size) { return {larger(range.begin, 0), smaller(range.end, size)}; }
+DELTACONV_INLINE Span hull(Span a, Span b) { return {smaller(a.begin, b.begin), larger(a.end, b.end)}; }
 
-// The inputs that outputs [range.begin, range.end) are made of; spans ascend with their output.
+// The inputs that outputs [range.begin, range.end) are made of. Windows ascend with their outputs.
 template <class A>
-DELTACONV_INLINE Range inputs_of(const Resample<A>& resample, Range range) {
-  const Span last = resample.spans[range.end - 1];
-  return {resample.spans[range.begin].start, int64_t{last.start} + last.count};
+DELTACONV_INLINE Span inputs_of(const Resample<A>& resample, Span range) {
+  const Window last = resample.windows[range.end - 1];
+  return {resample.windows[range.begin].start, int64_t{last.start} + last.count};
 }
 
 // Hands out 64-byte aligned pieces of a task's scratch memory. From address 0 it only measures.
@@ -31,25 +31,26 @@ struct Arena {
   }
 };
 
-// The channels of a task in vectors: `vectors` of u from channel `first`, then as many of v from `first +
-// half`. A vector of either half is called a plane.
+// The channels of a task as vectors: `vectors` vectors of u from channel `first` on, then as many of v from channel
+// `first + half` on. A vector of either half is called a plane.
 template <class A>
-struct Block {
+struct ChannelBlock {
   int64_t first, half, vectors;
 
   DELTACONV_INLINE int64_t planes() const { return 2 * vectors; }
   DELTACONV_INLINE int lanes(int64_t plane) const {
     return int(smaller(kLanes<A>, half - first - plane % vectors * kLanes<A>));
   }
-  // Offset within the C channels of x, and within the C / 2 of a stage's slice of the result.
+  // A vector's channel: its offset within the C channels of x, or within the C / 2 channels of a stage's slice
+  // of the result.
   DELTACONV_INLINE int64_t channel(int64_t plane) const { return plane / vectors * half + slice_channel(plane); }
   DELTACONV_INLINE int64_t slice_channel(int64_t plane) const { return first + plane % vectors * kLanes<A>; }
 };
 
 template <class A>
-DELTACONV_INLINE Block<A> block_of(const Sizes& sizes, int64_t index) {
-  const int64_t half = sizes.C / 2, first = index * kBlock;
-  return {first, half, (smaller(kBlock, half - first) + kLanes<A> - 1) / kLanes<A>};
+DELTACONV_INLINE ChannelBlock<A> channel_block_of(const Sizes& sizes, int64_t index) {
+  const int64_t half = sizes.C / 2, first = index * kChannelBlock;
+  return {first, half, (smaller(kChannelBlock, half - first) + kLanes<A> - 1) / kLanes<A>};
 }
 
 // The latest `depth` rows of a sequence of rows; each row is [planes][width] vectors.
@@ -74,7 +75,7 @@ struct ImageSource {
   const T* data;
   int64_t row_stride, col_stride;
   int lanes;
-  int64_t ahead;  // elements from a vector to one that will be read a row later
+  int64_t ahead;  // elements from a vector to the one that will be read a row later
 
   DELTACONV_INLINE const T* row(int64_t r) const { return data + r * row_stride; }
   DELTACONV_INLINE auto at(const T* row, int64_t col) const {
@@ -104,14 +105,14 @@ DELTACONV_INLINE void with_source(const Image<const T>& image, int64_t b, int64_
 }
 
 template <class Source, class Put>
-DELTACONV_INLINE void copy_row(const Source& source, int64_t row, Range cols, const Put& put) {
+DELTACONV_INLINE void copy_row(const Source& source, int64_t row, Span cols, const Put& put) {
   const auto* from = source.row(row);
   for (int64_t x = cols.begin; x < cols.end; ++x) put(x, source.at(from, x));
 }
 
-// out = sum of N rows of the source, weighted.
+// out = the weighted sum of N rows of the source.
 template <int N, class A, class Source>
-DELTACONV_INLINE void combine_rows(const Source& source, int64_t row, const A* weights, Range cols, A* out) {
+DELTACONV_INLINE void combine_rows(const Source& source, int64_t row, const A* weights, Span cols, A* out) {
   Vector<A> weight[N];
   decltype(source.row(row)) line[N];
   for (int n = 0; n < N; ++n) {
@@ -126,15 +127,15 @@ DELTACONV_INLINE void combine_rows(const Source& source, int64_t row, const A* w
 }
 
 template <class A, class Source>
-DELTACONV_INLINE void combine_rows(const Source& source, Span span, const A* weights, Range cols, A* out) {
-  switch (span.count) {
-    case 1: return combine_rows<1>(source, span.start, weights, cols, out);
-    case 2: return combine_rows<2>(source, span.start, weights, cols, out);
-    case 3: return combine_rows<3>(source, span.start, weights, cols, out);
+DELTACONV_INLINE void combine_rows(const Source& source, Window window, const A* weights, Span cols, A* out) {
+  switch (window.count) {
+    case 1: return combine_rows<1>(source, window.start, weights, cols, out);
+    case 2: return combine_rows<2>(source, window.start, weights, cols, out);
+    case 3: return combine_rows<3>(source, window.start, weights, cols, out);
   }
-  combine_rows<4>(source, span.start, weights, cols, out);
-  for (int64_t k = 4; k < span.count; ++k) {
-    const auto* line = source.row(span.start + k);
+  combine_rows<4>(source, window.start, weights, cols, out);
+  for (int64_t k = 4; k < window.count; ++k) {
+    const auto* line = source.row(window.start + k);
     const Vector<A> weight = broadcast(weights[k]);
     A* to = out;
     for (int64_t x = cols.begin; x < cols.end; ++x, to += kLanes<A>) {
@@ -143,28 +144,28 @@ DELTACONV_INLINE void combine_rows(const Source& source, Span span, const A* wei
   }
 }
 
-// Calls put(x, value) for the columns `cols` of row `row` of the resampled source. `combined` holds one row
-// of the source's columns.
+// Calls put(x, value) for the columns `cols` of row `row` of the resampled source. `combined` holds one row of
+// the source's columns.
 template <class A, class Source, class Put>
 DELTACONV_INLINE void resample_row(const Source& source, const Resample<A>& row_map, const Resample<A>& col_map,
-                                   int64_t row, Range cols, A* combined, const Put& put) {
+                                   int64_t row, Span cols, A* combined, const Put& put) {
   constexpr int V = kLanes<A>;
-  const Range from = inputs_of(col_map, cols);
-  combine_rows(source, row_map.spans[row], row_map.weights + row * row_map.pitch, from, combined);
+  const Span from = inputs_of(col_map, cols);
+  combine_rows(source, row_map.windows[row], row_map.weights + row * row_map.pitch, from, combined);
   const A* weights = col_map.weights + cols.begin * col_map.pitch;
   for (int64_t x = cols.begin; x < cols.end; ++x, weights += col_map.pitch) {
-    const Span span = col_map.spans[x];
-    const A* in = combined + (span.start - from.begin) * V;
+    const Window window = col_map.windows[x];
+    const A* in = combined + (window.start - from.begin) * V;
     Vector<A> sum = broadcast(weights[0]) * load(in);
-    if (span.count > 1) sum += broadcast(weights[1]) * load(in + V);
-    for (int64_t k = 2; k < span.count; ++k) sum += broadcast(weights[k]) * load(in + k * V);
+    if (window.count > 1) sum += broadcast(weights[1]) * load(in + V);
+    for (int64_t k = 2; k < window.count; ++k) sum += broadcast(weights[k]) * load(in + k * V);
     put(x, sum);
   }
 }
 
-// Where the factor divides the image no table is needed along the columns: all windows are alike.
+// Resampling by a factor that divides the image. All windows are alike, so that no table is needed along the columns.
 
-// Column x of average pooling by `factor`, row `row`.
+// The mean of the pooling window of column x and row `row`, by `factor`.
 template <class A, class Source>
 DELTACONV_INLINE Vector<A> average_window(const Source& source, int64_t factor, int64_t row, int64_t x) {
   if (factor == 2) {
@@ -183,7 +184,7 @@ DELTACONV_INLINE Vector<A> average_window(const Source& source, int64_t factor, 
 
 // The adjoint of average pooling by `factor`: put(x, value) for columns `cols` of row `row`.
 template <class A, class Source, class Put>
-DELTACONV_INLINE void spread_windows(const Source& source, int64_t factor, int64_t row, Range cols, const Put& put) {
+DELTACONV_INLINE void spread_windows(const Source& source, int64_t factor, int64_t row, Span cols, const Put& put) {
   const Vector<A> weight = broadcast(A(1) / static_cast<A>(factor * factor));
   const auto* line = source.row(row / factor);
   for (int64_t x = cols.begin; x < cols.end;) {
@@ -192,10 +193,10 @@ DELTACONV_INLINE void spread_windows(const Source& source, int64_t factor, int64
   }
 }
 
-// Bilinear upsampling by 2 of the columns `from` to `cols`. column(x) gives a source column; beyond the ends
-// of the image the last column counts again.
+// Bilinear upsampling by 2 of the columns `from` to `cols`. column(x) gives a source column; beyond the ends of the
+// image the last column counts again.
 template <class A, class Column, class Put>
-DELTACONV_INLINE void upsample_twice(const Column& column, Range from, Range cols, const Put& put) {
+DELTACONV_INLINE void upsample_twice(const Column& column, Span from, Span cols, const Put& put) {
   const A near = A(0.75), far = A(0.25);
   const auto clamped = [&](int64_t x) { return column(smaller(larger(x, from.begin), from.end - 1)); };
   int64_t x = cols.begin / 2;
@@ -209,9 +210,9 @@ DELTACONV_INLINE void upsample_twice(const Column& column, Range from, Range col
   }
 }
 
-// Its adjoint: columns `cols` from an image of W columns.
+// The adjoint of upsampling by 2: columns `cols` from an image of W columns.
 template <class A, class Column, class Put>
-DELTACONV_INLINE void upsample_twice_adjoint(const Column& column, int64_t W, Range cols, const Put& put) {
+DELTACONV_INLINE void upsample_twice_adjoint(const Column& column, int64_t W, Span cols, const Put& put) {
   const A near = A(0.75), far = A(0.25);
   Vector<A> before = column(larger(2 * cols.begin - 1, 0)), left = column(2 * cols.begin);
   for (int64_t x = cols.begin; x < cols.end; ++x) {
@@ -222,14 +223,14 @@ DELTACONV_INLINE void upsample_twice_adjoint(const Column& column, int64_t W, Ra
   }
 }
 
-// Calls visit(column) where column(x) is the sum of `span` rows of the source, weighted.
+// Calls visit(column) where column(x) is the sum of `window` rows of the source, weighted.
 template <class A, class Source, class Visit>
-DELTACONV_INLINE void with_combined_rows(const Source& source, Span span, const A* weights, const Visit& visit) {
+DELTACONV_INLINE void with_combined_rows(const Source& source, Window window, const A* weights, const Visit& visit) {
   const auto rows = [&]<int N>() {
     decltype(source.row(0)) line[N];
     Vector<A> weight[N];
     for (int n = 0; n < N; ++n) {
-      line[n] = source.row(span.start + n);
+      line[n] = source.row(window.start + n);
       weight[n] = broadcast(weights[n]);
     }
     visit([=](int64_t x) {
@@ -238,7 +239,7 @@ DELTACONV_INLINE void with_combined_rows(const Source& source, Span span, const 
       return sum;
     });
   };
-  switch (span.count) {  // upsampling by 2 has 1 or 2, its adjoint 2, 3 or 4
+  switch (window.count) {  // upsampling by 2 has 1 or 2, its adjoint 2, 3 or 4
     case 1: return rows.template operator()<1>();
     case 2: return rows.template operator()<2>();
     case 3: return rows.template operator()<3>();

@@ -13,25 +13,24 @@
 #include <xmmintrin.h>
 #endif
 
-#include "cpu/plan.h"
+#include "cpu/problem.h"
 
 namespace deltaconv::cpu {
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Columns of a stage whose K rows of kBlock channel pairs stay in a 256 KiB second-level cache with room to
-// spare.
-inline int64_t panel_width(int64_t K) { return std::max<int64_t>(192 * 1024 / (K * 2 * kBlock * 4) - K, 32); }
+// Columns of a stage whose K rows, kChannelBlock channel pairs wide, stay in a 256 KiB second-level cache with
+// room to spare.
+inline int64_t panel_width(int64_t K) { return std::max<int64_t>(192 * 1024 / (K * 2 * kChannelBlock * 4) - K, 32); }
 
-// Threads worth waking for this many multiply-adds: some microseconds each.
+// The number of threads worth waking for this many multiply-adds. A thread then has work for some microseconds.
 inline int64_t useful_threads(int64_t multiply_adds) {
   constexpr int64_t kMultiplyAddsPerThread = 200'000;
   const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
   return std::clamp<int64_t>(multiply_adds / kMultiplyAddsPerThread, 1, threads);
 }
 
-// Runs every task once, in order of `tasks` as threads become free. Each thread has `scratch_bytes` of its
-// own.
+// Runs every task once, in the order of `tasks`, as threads become free. Each thread has `scratch_bytes` of its own.
 template <class Task, class Run>
 void run_tasks(const std::vector<Task>& tasks, int64_t threads, int64_t scratch_bytes, const Run& run) {
   struct Release {

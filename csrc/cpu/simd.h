@@ -1,5 +1,5 @@
-// Vectors of one register's width, by the compiler's vector extensions: x86 and ARM from one source.
-// Included only by kernel files, which are compiled once per instruction set inside namespace DELTACONV_ISA.
+// Vectors of one register's width, by the compiler's vector extensions: x86 and ARM from one source. Only kernel files
+// include it; they are compiled once for each instruction set, inside namespace DELTACONV_ISA.
 #pragma once
 
 #include <cstdint>
@@ -8,11 +8,11 @@
 #include <immintrin.h>
 #endif
 
-#include "cpu/plan.h"
+#include "cpu/problem.h"
 
 #define DELTACONV_INLINE inline __attribute__((always_inline))
-// For loops over a row: inlined into their callers they would share registers with all that stands around
-// them.
+// Marks functions that loop over a row. Inlined into their callers they would share registers with all that
+// stands around them.
 #define DELTACONV_NOINLINE __attribute__((noinline))
 
 namespace deltaconv::cpu::DELTACONV_ISA {
@@ -35,7 +35,7 @@ struct VectorOf {
 template <class A>
 using Vector = typename VectorOf<A, kLanes<A>>::type;
 
-// float32 and the integers of as many lanes, for the 16-bit conversions.
+// Vectors of float32, and of integers with as many lanes, for the 16-bit conversions.
 inline constexpr int kFloatLanes = kLanes<float>;
 using Floats = Vector<float>;
 using Ints = VectorOf<int32_t, kFloatLanes>::type;
@@ -53,7 +53,7 @@ DELTACONV_INLINE void write(P* p, V v) {
   __builtin_memcpy(p, &v, sizeof(V));
 }
 
-// Into the second-level cache: that is where AMD's and Intel's hardware has room for many misses at once.
+// Prefetches into the second-level cache, where AMD's and Intel's hardware has room for many misses at once.
 template <class P>
 DELTACONV_INLINE void prefetch(const P* p) {
   __builtin_prefetch(p, 0, 2);
@@ -67,8 +67,8 @@ DELTACONV_INLINE To reinterpret(From from) {
   return to;
 }
 
-// Whether a vector of type T is a whole cache line, which can be written past the caches: nothing is read
-// from memory first, and nothing driven from the caches.
+// Whether a vector of type T is a whole cache line, which can be written past the caches: nothing is read from memory
+// first, and nothing is driven from the caches.
 #if defined(__AVX512F__)
 template <class T>
 inline constexpr bool kStreams = sizeof(T) == sizeof(Accumulator<T>);
@@ -77,8 +77,8 @@ template <class T>
 inline constexpr bool kStreams = false;
 #endif
 
-// Writes a vector past the caches; p is a multiple of 64 bytes. Such stores are ordered before what follows
-// by run_tasks(), at the end of a thread's tasks.
+// Writes a vector past the caches; p is a multiple of 64 bytes. run_tasks() orders such stores before what follows, at
+// the end of a thread's tasks.
 template <class T, class V>
 DELTACONV_INLINE void stream([[maybe_unused]] T* p, [[maybe_unused]] V v) {
 #if defined(__AVX512F__)
@@ -86,8 +86,8 @@ DELTACONV_INLINE void stream([[maybe_unused]] T* p, [[maybe_unused]] V v) {
 #endif
 }
 
-// Keeps a value in a register where there are 32: GCC would rather load it again for each use, and loads are
-// what limits.
+// Keeps a value in a register where there are 32 of them. GCC would rather load it again for each use, and loads
+// are the limit.
 template <class V>
 DELTACONV_INLINE V held(V v) {
 #if defined(__AVX512F__)
@@ -117,7 +117,7 @@ DELTACONV_INLINE HalfWords narrow(Floats value, BFloat16) {
 
 DELTACONV_INLINE Floats widen(HalfWords bits, Half) {
 #if defined(__AVX512F__)
-  // With a mask, because GCC 12 warns of the unmasked form's undefined source.
+  // The masked form is used because GCC 12 warns of the undefined source of the unmasked one.
   return reinterpret<Floats>(_mm512_maskz_cvtph_ps(0xffff, reinterpret<__m256i>(bits)));
 #else
   return reinterpret<Floats>(_mm256_cvtph_ps(reinterpret<__m128i>(bits)));
@@ -137,7 +137,7 @@ DELTACONV_INLINE HalfWords narrow(Floats value, Half) {
 DELTACONV_INLINE Floats widen(HalfWords half, Half) {
   const Words bits = __builtin_convertvector(half, Words);
   const Words sign = (bits & 0x8000u) << 16;
-  // The exponent field moves as it is; multiplying by 2^112 corrects its bias, for subnormals too.
+  // The exponent field is moved as it is; multiplying by 2^112 corrects its bias, for subnormals too.
   const Floats scale = reinterpret<Floats>(Words{} + (uint32_t{254 - 15} << 23));
   const Floats magnitude = reinterpret<Floats>((bits & 0x7fffu) << 13) * scale;
   const Words not_finite = reinterpret<Words>((bits & 0x7c00u) == 0x7c00u) & (0xffu << 23);

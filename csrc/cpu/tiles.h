@@ -1,10 +1,13 @@
-// Fast convolution along a row (Toom-Cook, as in Winograd's minimal filtering): m outputs of m taps from
-// 2m - 1 products instead of m * m,
+// Fast convolution along a row (Toom-Cook, as in Winograd's minimal filtering): m outputs of m taps from 2m - 1
+// products instead of m * m,
 //     y = A^T [ (G w) * (B x) ],  x: 2m - 1 inputs, w: m taps, y: m outputs, * elementwise.
-// A kernel row of K taps is ceil(K / m) chunks of m taps, and a row of outputs is tiles of m: chunk q of tile
-// t needs the transformed inputs of tile t + q. Rows are therefore kept transformed (B x), and a convolution
-// sums products over kernel rows and chunks before it transforms back (A^T), once for each tile. With m = 1
-// this is the direct method.
+// A kernel row of K taps is ceil(K / m) chunks of m taps, and a row of outputs is tiles of m: chunk q of tile t needs
+// the transformed inputs of tile t + q. Rows are therefore kept transformed (B x), and a convolution sums products over
+// kernel rows and chunks before it transforms back (A^T), once for each tile. With m = 1 this is the direct method.
+//
+//   K = 7, m = 4: 2 chunks; a row of 8 outputs is 2 tiles
+//   outputs of tile 0     chunk 0 with inputs of tile 0, chunk 1 with inputs of tile 1
+//   outputs of tile 1     chunk 0 with inputs of tile 1, chunk 1 with inputs of tile 2
 #pragma once
 
 #include "cpu/simd.h"
@@ -14,14 +17,13 @@ namespace deltaconv::cpu::DELTACONV_ISA {
 struct Scheme {
   int64_t tile;    // m
   int64_t points;  // 2m - 1
-  int64_t chunks;  // of a kernel row of K taps
+  int64_t chunks;  // chunks of a kernel row of K taps
 };
 
-// Products for one output and kernel row: K directly, chunks * points / tile and some additions in tiles; m
-// is the one of 4 and 5 that takes fewer. In float32 the error of a convolution grows from 1.5e-7 to 4e-7 (m
-// = 4) and 1e-6 (m = 5): with gradients and for the worst inputs it stays about a third of the 1e-5 allowed,
-// which m = 6 would not. A steep sigmoid multiplies the error by its steepness; it stays direct, and so does
-// float64.
+// The scheme for a problem. An output takes K products for each kernel row directly, chunks * points / tile and some
+// additions in tiles; m is 4 or 5, whichever takes fewer. In float32 the error of a convolution grows from 1.5e-7 to
+// 4e-7 (m = 4) and 1e-6 (m = 5): with gradients and for the worst inputs it stays about a third of the 1e-5 allowed,
+// which m = 6 would not. A steep sigmoid multiplies the error by its steepness; it stays direct, and so does float64.
 template <class T>
 DELTACONV_INLINE Scheme scheme_of(const Problem<T>& problem) {
   const int64_t K = problem.sizes.K;
@@ -30,8 +32,8 @@ DELTACONV_INLINE Scheme scheme_of(const Problem<T>& problem) {
   return {m, 2 * m - 1, (K + m - 1) / m};
 }
 
-// Products are taken at infinity and at M - 1 pairs of points a, -a, which share their even and odd parts.
-// Those for 5 have the least error in float32 among the eighths.
+// The points at which products are taken, beside infinity: M - 1 pairs a, -a, which share their even and odd parts. The
+// points for M = 5 have the least error in float32 among multiples of one eighth.
 template <int M>
 inline constexpr double kPoints[1] = {};
 template <>
@@ -41,8 +43,8 @@ inline constexpr double kPoints<5>[] = {0.25, 0.625, 1.125, 2.25};
 
 constexpr double power(double base, int exponent) { return exponent ? base * power(base, exponent - 1) : 1; }
 
-// zeros[i]: the polynomial in t^2 that is zero at all pairs but the i-th (the last one at all), constant term
-// first, leading coefficient 1. filter[i] = 1 / (2 a zeros[i](a^2)).
+// zeros[i] is the polynomial in t^2 that is zero at all pairs but the i-th (the last one at all pairs); its constant
+// term comes first, its leading coefficient is 1. filter[i] = 1 / (2 a zeros[i](a^2)).
 template <int M>
 struct Coefficients {
   double zeros[M][M + 1] = {}, filter[M] = {};
@@ -70,7 +72,7 @@ struct Transform {
   static constexpr int P = 2 * M - 1;
   static constexpr Coefficients<M> kCoefficients = {};
 
-  // zeros[i], of degree N, times every second x.
+  // The polynomial zeros[i], of degree N, times every second x.
   template <int N>
   static DELTACONV_INLINE V filtered(int i, const V* x) {
     V sum = x[2 * N];
@@ -136,10 +138,11 @@ struct Transform<1, A> {
   }
 };
 
-// B x for `tiles` tiles of the row whose inputs are column(0), column(1), …: `to` is [points][pitch] vectors.
+// Computes B x for `tiles` tiles of the row whose inputs are column(0), column(1), and so on. `to`
+// is [points][pitch] vectors.
 template <int M, class A, class Column>
 DELTACONV_INLINE void transform_inputs(const Column& column, int64_t tiles, int64_t pitch, A* to) {
-  constexpr int V = kLanes<A>, P = 2 * M - 1, kShared = P - M;  // inputs that a tile shares with the next
+  constexpr int V = kLanes<A>, P = 2 * M - 1, kShared = P - M;  // kShared: inputs that a tile shares with the next
   Vector<A> x[P];
   for (int i = 0; i < kShared; ++i) x[i] = column(i);
   for (int64_t t = 0; t < tiles; ++t) {
@@ -149,7 +152,7 @@ DELTACONV_INLINE void transform_inputs(const Column& column, int64_t tiles, int6
   }
 }
 
-// G w for `chunks` chunks of m taps: `to` is [points][pitch] vectors.
+// Computes G w for `chunks` chunks of m taps. `to` is [points][pitch] vectors.
 template <int M, class A>
 DELTACONV_INLINE void transform_filters(const A* taps, int64_t chunks, int64_t pitch, A* to) {
   constexpr int V = kLanes<A>;
@@ -160,7 +163,7 @@ DELTACONV_INLINE void transform_filters(const A* taps, int64_t chunks, int64_t p
   }
 }
 
-// A^T p for `tiles` tiles from [points][pitch] vectors, plus a constant: `to` is [tiles * m] vectors.
+// Computes A^T p for `tiles` tiles from [points][pitch] vectors, plus a constant. `to` is [tiles * m] vectors.
 template <int M, class A>
 DELTACONV_INLINE void transform_outputs(const A* from, int64_t tiles, int64_t pitch, Vector<A> constant, A* to) {
   constexpr int V = kLanes<A>;

@@ -1,4 +1,4 @@
-// Filters and rows of an image in the form that convolve.h works on.
+// The filters and rows of an image in the form that convolve.h works on.
 #pragma once
 
 #include "cpu/convolve.h"
@@ -14,7 +14,7 @@ struct Tiling {
   DELTACONV_INLINE int64_t input_tiles() const { return tiles + scheme.chunks - 1; }
   DELTACONV_INLINE int64_t width() const { return scheme.points * pitch; }  // vectors of a transformed row
   DELTACONV_INLINE int64_t output_width() const { return larger(tiles, kMinTiles) * scheme.tile; }
-  // Columns of padded inputs, the first K / 2 left of the first output.
+  // Columns of padded inputs; the first lies K / 2 left of the first output.
   DELTACONV_INLINE int64_t input_width() const { return (input_tiles() + 1) * scheme.tile - 1; }
 };
 
@@ -23,10 +23,10 @@ DELTACONV_INLINE Tiling tiling_of(const Scheme& scheme, int64_t cols) {
   return {scheme, tiles, larger(tiles, kMinTiles) + scheme.chunks - 1};
 }
 
-// The transformed kernels of every plane of a block: [planes][points][K][chunks] vectors.
+// The transformed kernels of every plane of a channel block: [planes][points][K][chunks] vectors.
 template <class T>
-DELTACONV_NOINLINE void pack_weights(const Problem<T>& problem, const Block<Accumulator<T>>& block, int64_t stage,
-                                     bool flipped, Accumulator<T>* out) {
+DELTACONV_NOINLINE void pack_weights(const Problem<T>& problem, const ChannelBlock<Accumulator<T>>& block,
+                                     int64_t stage, bool flipped, Accumulator<T>* out) {
   using A = Accumulator<T>;
   constexpr int V = kLanes<A>;
   const int64_t K = problem.sizes.K, C = problem.sizes.C;
@@ -50,7 +50,7 @@ DELTACONV_NOINLINE void pack_weights(const Problem<T>& problem, const Block<Accu
 }
 
 template <class T>
-DELTACONV_INLINE void pack_bias(const Problem<T>& problem, const Block<Accumulator<T>>& block, int64_t stage,
+DELTACONV_INLINE void pack_bias(const Problem<T>& problem, const ChannelBlock<Accumulator<T>>& block, int64_t stage,
                                 Accumulator<T>* out) {
   using A = Accumulator<T>;
   for (int64_t plane = 0; plane < block.planes(); ++plane, out += kLanes<A>) {
@@ -59,16 +59,16 @@ DELTACONV_INLINE void pack_bias(const Problem<T>& problem, const Block<Accumulat
   }
 }
 
-// The transformed rows of one block of channels around the rows being convolved.
+// The transformed rows of one channel block around the rows that are being convolved.
 template <class A>
 struct TransformedRows {
   static constexpr int V = kLanes<A>;
 
   Tiling tiling;
-  int64_t K, height;  // of the grid: rows outside of it are zero
+  int64_t K, height;  // height of the grid: rows outside of it are zero
   Ring<A> ring;
 
-  // rows_ahead: how many rows may be put before the last that a convolution needs is used.
+  // `rows_ahead`: how many rows may be put before the last row that a convolution needs is used.
   DELTACONV_INLINE void plan_memory(Arena& arena, const Scheme& scheme, int64_t kernel, int64_t grid_height,
                                     int64_t planes, int64_t cols, int64_t rows_ahead) {
     K = kernel;
@@ -78,19 +78,19 @@ struct TransformedRows {
   }
 
   DELTACONV_INLINE void start() const {
-    const bool unwritten = tiling.pitch > tiling.input_tiles();  // tiles that are read and have no effect
+    const bool unwritten = tiling.pitch > tiling.input_tiles();  // some tiles are read and have no effect
     if (unwritten) zero_vectors(ring.data, ring.depth * ring.planes * ring.width);
   }
 
-  // Transforms row r of one plane; column(x) gives its padded columns, the first K / 2 left of the first
-  // output.
+  // Transforms row r of one plane. column(x) gives its padded columns, the first of which lies K / 2 left of
+  // the first output.
   template <class Column>
   DELTACONV_INLINE void put(int64_t r, int64_t plane, const Column& column) const {
     with_tile(tiling.scheme.tile,
               [&]<int M>() { transform_inputs<M>(column, tiling.input_tiles(), tiling.pitch, ring.at(r, plane)); });
   }
 
-  // The rows that rows r .. r + count - 1 of the convolution are made of.
+  // The rows that rows r to r + count - 1 of the convolution are made of.
   DELTACONV_INLINE Rows<A> around(int64_t r, int64_t count) const {
     Rows<A> rows;
     rows.pitch = tiling.pitch;

@@ -5,13 +5,13 @@
 
 namespace deltaconv::cpu::DELTACONV_ISA {
 
-// The part [parts.begin, parts.end) of `count` equal ones of an axis.
-DELTACONV_INLINE Range share(Range parts, int64_t count, int64_t size) {
+// The part [parts.begin, parts.end) of an axis that is cut into `count` equal parts.
+DELTACONV_INLINE Span share(Span parts, int64_t count, int64_t size) {
   return {parts.begin * size / count, parts.end * size / count};
 }
 
-// Sums start from zero with each strip of the image and are written at its end, so that they do not depend on
-// how strips are grouped into tasks.
+// The weight gradient of one stage and channel block. Sums start from zero with each strip of the image and are written
+// at its end, so that they do not depend on how strips are grouped into tasks.
 template <class T>
 struct WeightGradient {
   using A = Accumulator<T>;
@@ -20,8 +20,8 @@ struct WeightGradient {
   const BackwardArguments<T>* arguments;
   const BackwardTask* task;
   int64_t stage, height;
-  Block<A> block;
-  Range rows, cols;  // of the stage's grid, this task's
+  ChannelBlock<A> block;
+  Span rows, cols;  // this task's part of the stage's grid
   Tiling tiling;
   A* slopes;  // a row of slopes as accumulate() takes it
   A* sums;    // [planes][points][K][chunks] vectors
@@ -30,9 +30,9 @@ struct WeightGradient {
   DELTACONV_INLINE int64_t K() const { return arguments->problem.sizes.K; }
   DELTACONV_INLINE int64_t filter_size() const { return tiling.scheme.points * K() * tiling.scheme.chunks; }
   DELTACONV_INLINE bool owns(int64_t r) const { return arguments->partials && r >= rows.begin && r < rows.end; }
-  // The strip that owns row r, and its rows.
+  // The strip that owns row r, and the rows of that strip.
   DELTACONV_INLINE int64_t strip_of(int64_t r) const { return ((r + 1) * arguments->partition.strips - 1) / height; }
-  DELTACONV_INLINE Range strip_rows(int64_t r) const {
+  DELTACONV_INLINE Span strip_rows(int64_t r) const {
     const int64_t strip = strip_of(r);
     return share({strip, strip + 1}, arguments->partition.strips, height);
   }
@@ -43,7 +43,7 @@ struct WeightGradient {
     task = &part;
     stage = index;
     height = all.problem.stages[index].h;
-    block = block_of<A>(sizes, part.block);
+    block = channel_block_of<A>(sizes, part.channel_block);
     rows = share(part.strips, all.partition.strips, height);
     cols = share({part.panel, part.panel + 1}, all.partition.panels, all.problem.stages[index].w);
   }
@@ -55,8 +55,8 @@ struct WeightGradient {
     bias = arena.take<A>(block.planes() * V);
   }
 
-  // Adds the products of a row of slopes, [tiling.tiles * scheme.tile] vectors with zeros outside of `cols`,
-  // and the inputs around it.
+  // Adds the products of a row of slopes and the inputs around it. The row is [tiling.tiles * scheme.tile] vectors with
+  // zeros outside of `cols`.
   DELTACONV_NOINLINE void add_row(int64_t r, int64_t plane, const A* row, const Rows<A>& around) const {
     A *plane_sums = sums + plane * filter_size() * V, *bias_sum = bias + plane * V;
     if (r == strip_rows(r).begin) {
@@ -70,7 +70,7 @@ struct WeightGradient {
     store(bias_sum, sum);
   }
 
-  // If row r is the last of its strip: writes the sums, or adds them to those of the group's earlier strips.
+  // If row r is the last of its strip, writes the sums or adds them to those of the group's earlier strips.
   DELTACONV_INLINE void write_at_end_of_strip(int64_t r) const {
     if (r != strip_rows(r).end - 1) return;
     const Sizes& sizes = arguments->problem.sizes;

@@ -19,7 +19,7 @@ from .backward_kernels import (
 )
 from .configurations import MAX_REGISTERS, Configuration, Key, Tile, configuration, device_kind, register_bound
 from .forward_kernel import pyramid_forward_kernel
-from .weight_kernels import pyramid_backward_weight_sum_kernel, pyramid_backward_weight_kernel
+from .weight_kernels import pyramid_backward_weight_kernel, pyramid_backward_weight_sum_kernel
 
 MAX_PARTITIONS = 64
 PIXELS_PER_PARTITION = 1024

@@ -10,14 +10,14 @@ def host():
 
 @pytest.fixture
 def cores(host):
-    """The operator on CUDA cores, whatever road the plan would choose."""
-    return HostPyramid(road="cuda_cores")
+    """The operator on CUDA cores, whatever path the plan would choose."""
+    return HostPyramid(path="cuda_cores")
 
 
 @pytest.fixture
 def tensor_cores(host):
-    """The operator on tensor cores, whatever road the plan would choose."""
-    return HostPyramid(road="tensor_cores")
+    """The operator on tensor cores, whatever path the plan would choose."""
+    return HostPyramid(path="tensor_cores")
 
 
 @pytest.fixture(scope="session", params=["address", "thread"])

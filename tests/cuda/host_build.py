@@ -51,20 +51,20 @@ def device(name: str):
     return module().DeviceProperties(*GPUS[name])
 
 
-def plan_problem(x_shape, factors, kernel_size: int, dtype: torch.dtype, road: str | None = None, weight_columns=None):
-    """`road`: "cuda_cores", "tensor_cores"; `weight_columns`: of weight gradient tiles; None: the plan's choice."""
+def plan_problem(x_shape, factors, kernel_size: int, dtype: torch.dtype, path: str | None = None, weight_columns=None):
+    """`path`: "cuda_cores", "tensor_cores"; `weight_columns`: of weight gradient tiles; None: the plan's choice."""
     host = module()
     sizes = [*x_shape, len(factors), kernel_size]
-    chosen = None if road is None else getattr(host.Road, road)
+    chosen = None if path is None else getattr(host.Path, path)
     return host.PlanProblem(sizes, list(factors), getattr(host.ElementType, TYPES[dtype]), chosen, weight_columns)
 
 
 class HostPyramid:
     """`deltaconv_kernels.pyramid` by the host build, as planned for one GPU; differentiable."""
 
-    def __init__(self, gpu=None, road: str | None = None, weight_columns: int | None = None):
+    def __init__(self, gpu=None, path: str | None = None, weight_columns: int | None = None):
         self.gpu = gpu or device("h100")
-        self.road = road
+        self.path = path
         self.weight_columns = weight_columns
 
     def __call__(self, x, weight, bias=None, factors=(1,), gate="scaled", gate_scale=1.0, residual=None):
@@ -84,7 +84,7 @@ def _address(tensor) -> int:
 
 
 def _problem(x, weight, bias, factors, gate, gate_scale, host: HostPyramid):
-    plan = plan_problem(x.shape, factors, weight.shape[1], x.dtype, host.road, host.weight_columns)
+    plan = plan_problem(x.shape, factors, weight.shape[1], x.dtype, host.path, host.weight_columns)
     return module().Problem(plan, host.gpu, GATES.index(gate), gate_scale, image(x), _address(weight), _address(bias))
 
 
@@ -109,7 +109,7 @@ class _Pyramid(torch.autograd.Function):
 def backward(grad, x, weight, bias, factors, gate, gate_scale, output_mask, host: HostPyramid):
     """Gradients of x, weight and bias, None where not wanted; outputs and workspace start as NaN."""
     problem = _problem(x, weight, bias, factors, gate, gate_scale, host)
-    planned = plan_problem(x.shape, factors, weight.shape[1], x.dtype, host.road, host.weight_columns)
+    planned = plan_problem(x.shape, factors, weight.shape[1], x.dtype, host.path, host.weight_columns)
     plan = module().backward_plan(planned, host.gpu)
     workspace = torch.full((plan.workspace_floats,), torch.nan)
     grads = [

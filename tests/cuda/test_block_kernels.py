@@ -131,7 +131,7 @@ def test_sizes(host, size, dtype):
 @pytest.mark.parametrize("biases", [True, False])
 @pytest.mark.parametrize("residual", [True, False])
 def test_optional_arguments(host, residual, biases, gate, dtype):
-    block = make_block(48, 32, dtype, kernel_size=7, biases=biases)  # on the tensor cores' road too
+    block = make_block(48, 32, dtype, kernel_size=7, biases=biases)  # on the tensor cores' path too
     block.gate = gate
     x = make_x(block, 2, 9, 11, dtype)
     other = x.flip(1) if residual else None

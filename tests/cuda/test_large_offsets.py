@@ -18,10 +18,10 @@ def spread(tensor: torch.Tensor) -> torch.Tensor:
     return view.copy_(tensor)
 
 
-@pytest.mark.parametrize(("road", "kernel_size"), [("cuda_cores", 3), ("tensor_cores", 7)])
-def test_rows_beyond_31_bits(host, road, kernel_size):
+@pytest.mark.parametrize(("path", "kernel_size"), [("cuda_cores", 3), ("tensor_cores", 7)])
+def test_rows_beyond_31_bits(host, path, kernel_size):
     case = make_case(Shape(1, 18, 9, 32, kernel_size, (1, 2)), torch.bfloat16, residual=True)
-    pyramid = HostPyramid(road=road)
+    pyramid = HostPyramid(path=path)
     x, *others, residual = case.arguments
 
     def run(x, residual, grad):

@@ -14,9 +14,9 @@ DTYPES = [torch.float32, torch.float16]
 MAX_PARTITIONS = 64
 
 
-def problem_of(shape: Shape, dtype=torch.float32, road=None):
+def problem_of(shape: Shape, dtype=torch.float32, path=None):
     x_shape = (shape.batch, shape.height, shape.width, shape.inter)
-    return plan_problem(x_shape, shape.factors, shape.kernel_size, dtype, road)
+    return plan_problem(x_shape, shape.factors, shape.kernel_size, dtype, path)
 
 
 def sizes_of(shape: Shape) -> list[tuple[int, int]]:
@@ -50,7 +50,7 @@ def test_named_shapes_fit_every_gpu(host, shape, dtype, gpu):
 @pytest.mark.parametrize("gpu", GPUS)
 def test_every_kernel_size_fits_every_gpu(host, gpu):
     for kernel_size in range(1, 32, 2):
-        problem = problem_of(Shape(1, 64, 64, 64, kernel_size), road="cuda_cores")
+        problem = problem_of(Shape(1, 64, 64, 64, kernel_size), path="cuda_cores")
         (launch,) = host.forward_plan(problem, device(gpu))
         assert launch.shared_bytes <= GPUS[gpu].shared_per_block
         assert host.backward_plan(problem, device(gpu)).weight_shared_bytes <= GPUS[gpu].shared_per_block
@@ -99,7 +99,7 @@ def test_large_images_are_planned_in_64_bits(host, dtype):
         host.forward_plan(plan_problem((1, 2**22, 2**22, 64), (1, 2), 9, dtype), device("h200"))
 
 
-@pytest.mark.parametrize("road", ["cuda_cores", "tensor_cores"])
+@pytest.mark.parametrize("path", ["cuda_cores", "tensor_cores"])
 @pytest.mark.parametrize(
     "shape",
     [
@@ -110,8 +110,8 @@ def test_large_images_are_planned_in_64_bits(host, dtype):
     ],
     ids=str,
 )
-def test_every_tile_has_one_block(host, shape, road):
-    (launch,) = host.forward_plan(problem_of(shape, torch.float16, road), device("h200"))
+def test_every_tile_has_one_block(host, shape, path):
+    (launch,) = host.forward_plan(problem_of(shape, torch.float16, path), device("h200"))
     located = host.located_tiles(launch)
     assert len(set(map(tuple, located))) == len(located)
     tiles = sum(tiling.count_rows * tiling.count_cols for tiling in launch.tilings)

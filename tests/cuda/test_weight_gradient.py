@@ -25,7 +25,7 @@ TILES = [*itertools.product((7, 9, 13, 17, 19, 25), (16, 32))]
 @pytest.mark.parametrize(("kernel_size", "columns"), TILES, ids=str)
 def test_every_tile(host, kernel_size, columns):
     dtype = torch.float16 if kernel_size % 4 == 1 else torch.bfloat16
-    pyramid = HostPyramid(road="tensor_cores", weight_columns=columns)
+    pyramid = HostPyramid(path="tensor_cores", weight_columns=columns)
     case = make_case(Shape(2, 35, 37, 2, kernel_size, (1,)), dtype)
     problem = plan_problem(case.x.shape, case.factors, kernel_size, dtype, "tensor_cores", columns)
     (tiling,) = host.backward_plan(problem, pyramid.gpu).weight_tilings
@@ -37,7 +37,7 @@ def test_every_tile(host, kernel_size, columns):
 def test_partitions_of_several_tiles(host):
     """Both buffers of a warp are filled again and again."""
     case = make_case(Shape(1, 190, 400, 2, 7, (1,)), torch.float16)
-    pyramid = HostPyramid(road="tensor_cores")
+    pyramid = HostPyramid(path="tensor_cores")
     problem = plan_problem(case.x.shape, case.factors, 7, torch.float16, "tensor_cores")
     plan = host.backward_plan(problem, pyramid.gpu)
     (tiling,) = plan.weight_tilings
@@ -48,4 +48,4 @@ def test_partitions_of_several_tiles(host):
 def test_images_share_tiles():
     """Images of fewer rows than half a tile, an odd number of them."""
     case = make_case(Shape(3, 13, 18, 6, 9, (1, 2)), torch.float16)
-    assert_gradients_match(case, HostPyramid(road="tensor_cores"))
+    assert_gradients_match(case, HostPyramid(path="tensor_cores"))

@@ -10,7 +10,7 @@ import torch
 from host_block import BlockRun, block_plan, pyramid_problem
 from host_build import device, plan_problem
 from host_build import module as host_build
-from nvcc_ptx import entry_of, module
+from nvcc_ptx import entry_of, module, storage_of
 from ptx_executor import Counts, Memory, Module, launch
 
 from deltaconv_kernels.reference import GATES
@@ -38,7 +38,7 @@ class Executor:
     compute_capability: int = 90
     order: int = 0
     gpu: object = None  # the plan's; an H100
-    road: str | None = None
+    path: str | None = None
     weight_columns: int | None = None
     change: Callable[[Module, str], Module] | None = None
     only_blocks: Callable[[int, int], list[int]] | None = None
@@ -46,7 +46,7 @@ class Executor:
     executed: list[Executed] = field(default_factory=list)
 
     def launch(self, source, kernel, arguments_type, blocks, threads, shared_bytes, arguments) -> None:
-        ptx_module: Module = module(source.split("csrc/cuda/")[-1], self.compute_capability)
+        ptx_module: Module = module(source.split("csrc/cuda/")[-1], storage_of(kernel), self.compute_capability)
         entry = entry_of(ptx_module, kernel, arguments_type)
         if self.change:
             ptx_module = self.change(ptx_module, entry)
@@ -90,7 +90,7 @@ def _image(tensor, address):
 
 def _plan_problem(case: Case, executor: Executor):
     return plan_problem(
-        case.x.shape, case.factors, case.weight.shape[1], case.x.dtype, executor.road, executor.weight_columns
+        case.x.shape, case.factors, case.weight.shape[1], case.x.dtype, executor.path, executor.weight_columns
     )
 
 

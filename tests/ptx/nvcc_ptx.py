@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
 from functools import cache
@@ -35,15 +36,16 @@ def _sources_digest() -> str:
 
 
 @cache
-def ptx(source: str, compute_capability: int) -> str:
-    """The PTX of a .cu, by its path in csrc/cuda, for compute_<capability>."""
+def ptx(source: str, storage: str, compute_capability: int) -> str:
+    """The PTX of a .cu, by its path in csrc/cuda, for float, Half or BFloat16 and compute_<capability>."""
     path = ROOT / "csrc" / "cuda" / source
     assert nvcc(), "nvcc is needed"
-    target = FOLDER / _sources_digest() / f"{source}.{compute_capability}.ptx"
+    target = FOLDER / _sources_digest() / f"{source}.{storage}.{compute_capability}.ptx"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_suffix(".unfinished")
-        command = [nvcc(), *FLAGS, f"-arch=compute_{compute_capability}", str(path), "-o", str(unfinished)]
+        target_flags = [f"-DDELTACONV_STORAGE={storage}", f"-arch=compute_{compute_capability}"]
+        command = [nvcc(), *FLAGS, *target_flags, str(path), "-o", str(unfinished)]
         result = subprocess.run(command, capture_output=True, text=True)
         assert result.returncode == 0, f"{command}:\n{result.stderr}"
         unfinished.rename(target)
@@ -51,8 +53,16 @@ def ptx(source: str, compute_capability: int) -> str:
 
 
 @cache
-def module(source: str, compute_capability: int) -> Module:
-    return Module.parse(ptx(source, compute_capability))
+def module(source: str, storage: str, compute_capability: int) -> Module:
+    return Module.parse(ptx(source, storage, compute_capability))
+
+
+def storage_of(kernel: str) -> str:
+    """The storage type of a kernel, from the name of its type as the host build gives it."""
+    found = re.search(r"<(?:deltaconv::)?(float|Half|BFloat16)\b", kernel)
+    if not found:
+        raise PtxError(f"the name of a kernel: expected a storage type first between its brackets, got {kernel}")
+    return found[1]
 
 
 @cache

@@ -16,21 +16,21 @@ CORES, TENSOR_CORES = "cuda_cores", "tensor_cores"
 
 @pytest.mark.parametrize("shape", [Shape(1, 9, 21, 18, 7), Shape(2, 13, 5, 18, 3, (2, 4))], ids=str)
 def test_on_cuda_cores(shape):
-    assert_forward_matches(make_case(shape, residual=True), road=CORES)
+    assert_forward_matches(make_case(shape, residual=True), path=CORES)
 
 
 # Tails in C, H and W; pooling that divides and not; a tile of each shape, some of 512 threads.
 @pytest.mark.parametrize("gate", ["scaled", "sigmoid"])
 @pytest.mark.parametrize("shape", [Shape(1, 9, 21, 18, 7), Shape(1, 33, 35, 34, 11, (3, 1))], ids=str)
 def test_on_tensor_cores(shape, gate):
-    assert_forward_matches(make_case(shape, torch.float16, gate=gate, residual=True), road=TENSOR_CORES)
+    assert_forward_matches(make_case(shape, torch.float16, gate=gate, residual=True), path=TENSOR_CORES)
 
 
 def test_views():
     case = make_case(Shape(1, 9, 11, 32, 7), torch.float16, residual=True)
-    expected = assert_forward_matches(case, road=TENSOR_CORES)
+    expected = assert_forward_matches(case, path=TENSOR_CORES)
     for view in views_of(case.x):
-        assert torch.equal(assert_forward_matches(replace(case, x=view), road=TENSOR_CORES), expected)
+        assert torch.equal(assert_forward_matches(replace(case, x=view), path=TENSOR_CORES), expected)
 
 
 @pytest.mark.ptx_full
@@ -38,13 +38,13 @@ def test_views():
 def test_kernel_sizes_on_cuda_cores(architecture, dtype, kernel_size):
     gate = "scaled" if kernel_size % 4 == 1 else "sigmoid"
     case = make_case(Shape(1, 9, 13, 34, kernel_size), dtype, gate=gate, residual=True)
-    assert_forward_matches(case, road=CORES, compute_capability=architecture)
+    assert_forward_matches(case, path=CORES, compute_capability=architecture)
 
 
 @pytest.mark.ptx_full
 @pytest.mark.parametrize(("architecture", "dtype", "shape"), in_turn(test_cuda_cores.SHAPES), ids=str)
 def test_shapes_on_cuda_cores(architecture, dtype, shape):
-    assert_forward_matches(make_case(shape, dtype), road=CORES, compute_capability=architecture)
+    assert_forward_matches(make_case(shape, dtype), path=CORES, compute_capability=architecture)
 
 
 @pytest.mark.ptx_full
@@ -52,7 +52,7 @@ def test_shapes_on_cuda_cores(architecture, dtype, shape):
 def test_block_sizes_on_cuda_cores(architecture, dtype, multiprocessors):
     gpu = module().DeviceProperties(90, multiprocessors, 232448, 233472)
     case = make_case(Shape(2, 33, 37, 32, 3, (1, 2)), dtype)
-    assert_forward_matches(case, road=CORES, gpu=gpu, compute_capability=architecture)
+    assert_forward_matches(case, path=CORES, gpu=gpu, compute_capability=architecture)
 
 
 @pytest.mark.ptx_full
@@ -62,19 +62,19 @@ def test_every_tile_of_tensor_cores(architecture, dtype, tile):
     case = make_case(Shape(1, 35, 38, 34, kernel_size), dtype, residual=True)
     problem = plan_problem(case.x.shape, case.factors, kernel_size, dtype, TENSOR_CORES)
     gpu = test_tensor_cores.gpu_that_gets(module(), problem, size, threads)
-    assert_forward_matches(case, road=TENSOR_CORES, gpu=gpu, compute_capability=architecture)
+    assert_forward_matches(case, path=TENSOR_CORES, gpu=gpu, compute_capability=architecture)
 
 
 @pytest.mark.ptx_full
 @pytest.mark.parametrize(("architecture", "dtype", "shape"), in_turn(test_tensor_cores.SHAPES, HALVES), ids=str)
 def test_shapes_on_tensor_cores(architecture, dtype, shape):
-    assert_forward_matches(make_case(shape, dtype), road=TENSOR_CORES, compute_capability=architecture)
+    assert_forward_matches(make_case(shape, dtype), path=TENSOR_CORES, compute_capability=architecture)
 
 
 @pytest.mark.ptx_full
 @pytest.mark.parametrize("gate", ["scaled", "sigmoid"])
 @pytest.mark.parametrize(("bias", "residual"), [(False, False), (False, True), (True, False)])
-@pytest.mark.parametrize(("road", "dtype"), [(CORES, torch.float32), *((TENSOR_CORES, half) for half in HALVES)])
-def test_optional_arguments(road, dtype, gate, bias, residual):
+@pytest.mark.parametrize(("path", "dtype"), [(CORES, torch.float32), *((TENSOR_CORES, half) for half in HALVES)])
+def test_optional_arguments(path, dtype, gate, bias, residual):
     case = make_case(Shape(1, 19, 23, 16, 7, (1, 2)), dtype, gate=gate, bias=bias, residual=residual)
-    assert_forward_matches(case, road=road)
+    assert_forward_matches(case, path=path)

@@ -13,21 +13,15 @@ from pathlib import Path
 
 import torch
 
+import deltaconv_kernels  # noqa: F401 -- registers the operators
 from deltaconv_kernels.testing import NAMED_SHAPES, Shape
 
 RESULTS = Path(__file__).parents[2] / "bench" / "results" / "cpu.json"
 
 
-def tile_of(kernel_size: int) -> int:
-    """Outputs and taps of a fast convolution in float32: ``scheme_of`` in csrc/cpu/tiles.h."""
-    if kernel_size < 7:
-        return 1
-    return 4 if kernel_size in (7, 11) else 5
-
-
 def multiply_adds(kernel_size: int, height: int, width: int) -> int:
     """For one channel of one image, in whole tiles; an addition counts as a multiply-add."""
-    m = tile_of(kernel_size)
+    m = torch.ops.deltaconv.cpu_convolution_tile(kernel_size)
     if m == 1:
         return kernel_size**2 * height * width
     points, chunks, tiles = 2 * m - 1, -(-kernel_size // m), -(-width // m)

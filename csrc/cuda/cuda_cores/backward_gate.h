@@ -1,16 +1,17 @@
-// The gradient of every stage's convolution: recomputes it, brings the result's gradient to the stage's grid,
-// through the gate. Writes both halves of the channels to the workspace.
+// The gradient of every stage's convolution. The kernel recomputes the convolution, brings the result's gradient to the
+// stage's grid and through the gate, and writes both halves of the channels to the workspace.
 #pragma once
 
-#include "cuda/cuda_cores/forward.h"
+#include "cuda/cuda_cores/stage.h"
+#include "cuda/frame/gate.h"
 #include "cuda/frame/planes.h"
 #include "cuda/frame/upsample_adjoint.h"
 
-namespace deltaconv::cuda {
+namespace deltaconv::cuda::cuda_cores {
 
 template <class T, int kKernel>
 struct PyramidBackwardGate {
-  static constexpr int kMaxThreads = cuda::kMaxThreads, kMinBlocks = 2;
+  static constexpr int kMaxThreads = cuda_cores::kMaxThreads, kMinBlocks = 2;
 
   static DELTACONV_DEVICE void run(const BackwardArguments<T>& arguments) {
     const Problem<T>& problem = arguments.problem;
@@ -48,15 +49,16 @@ struct PyramidBackwardGate {
         const int32_t in_row = first_row + i, in_col = mine.col + n;
         const int32_t row = tile.row + in_row, col = tile.col + in_col;
         if (row >= stage.rows.reduced || col >= stage.cols.reduced) continue;
-        const float of_gated = reduced ? shared[(in_row * stage.tiling.cols + in_col) * kPairs + channel]
-                                       : to_float(grad.data[row * grad.row_stride + col * grad.col_stride + channel]);
-        const GateGradient of = gate_gradient(problem.gate, problem.gate_scale, of_gated, pairs.u[i][n], pairs.v[i][n]);
+        const float gated = reduced ? shared[(in_row * stage.tiling.cols + in_col) * kPairs + channel]
+                                    : to_float(grad.data[row * grad.row_stride + col * grad.col_stride + channel]);
+        const GateGradient gradient =
+            gate_gradient(problem.gate, problem.gate_scale, gated, pairs.u[i][n], pairs.v[i][n]);
         float* to = plane.at(row, col) + channel;
-        to[0] = of.u;
-        to[half] = of.v;
+        to[0] = gradient.u;
+        to[half] = gradient.v;
       }
     }
   }
 };
 
-}  // namespace deltaconv::cuda
+}  // namespace deltaconv::cuda::cuda_cores

@@ -1,15 +1,15 @@
-// The gradient of x: the convolutions' adjoints, of the reduced stages into the workspace, then, on x's own
-// grid, of the others plus the adjoint of pooling, as a gather. Nothing is added from two places.
+// The gradient of x. One launch writes the adjoint convolutions of the reduced stages to the workspace. The next one
+// takes x's own grid: it sums the adjoint convolutions of the other stages and gathers, by the adjoint of pooling, what
+// the first launch wrote. Nothing is added to one place from two CTAs.
 #pragma once
 
 #include "cuda/cuda_cores/convolve.h"
-#include "cuda/cuda_cores/kernel_sizes.h"
-#include "cuda/frame/planes.h"
+#include "cuda/cuda_cores/planes.h"
 #include "cuda/frame/pool_adjoint.h"
 
-namespace deltaconv::cuda {
+namespace deltaconv::cuda::cuda_cores {
 
-// Adds the adjoint convolution of a stage's grad_a to the register tiles of the block's tile.
+// Adds the adjoint convolution of a stage's grad_a to the register tiles of the CTA's tile.
 template <int kKernel, class T>
 DELTACONV_DEVICE void convolve_adjoint(const BackwardArguments<T>& arguments, const Stage& stage, const Tiling& tiling,
                                        const Tile& tile, float* shared, RegisterTile& sums) {
@@ -20,7 +20,7 @@ DELTACONV_DEVICE void convolve_adjoint(const BackwardArguments<T>& arguments, co
   convolve_tile<kKernel, true>(source, filters, tiling, tile.row, tile.col, shared, sums);
 }
 
-// This lane's channel within the block's first, or -1 where it does not exist.
+// This lane's channel, counted from the CTA's first, or -1 where the channel does not exist.
 DELTACONV_DEVICE int64_t lane_channel(const Sizes& sizes, int32_t first_channel) {
   const int64_t half = sizes.C / 2;
   const int in_half = lane_index() % kPairs;
@@ -28,8 +28,8 @@ DELTACONV_DEVICE int64_t lane_channel(const Sizes& sizes, int32_t first_channel)
 }
 
 template <class T, int kKernel>
-struct PyramidBackwardReduced {
-  static constexpr int kMaxThreads = cuda::kMaxThreads, kMinBlocks = 2;
+struct PyramidBackwardPooledInput {
+  static constexpr int kMaxThreads = cuda_cores::kMaxThreads, kMinBlocks = 2;
 
   static DELTACONV_DEVICE void run(const BackwardArguments<T>& arguments) {
     const Problem<T>& problem = arguments.problem;
@@ -54,7 +54,7 @@ struct PyramidBackwardReduced {
   }
 };
 
-// Adds the adjoint of pooling of one reduced stage's grad_d to the 4 x 8 pixels from (row, col) on.
+// Adds, to the 4 x 8 pixels from (row, col) on, what the adjoint of pooling takes from one reduced stage's grad_d.
 DELTACONV_DEVICE void add_pool_adjoint(const Plane& plane, const Stage& stage, int32_t row, int32_t col,
                                        int64_t channel, RegisterTile& sums) {
   Windows down[kTileH];
@@ -83,7 +83,7 @@ DELTACONV_DEVICE void add_pool_adjoint(const Plane& plane, const Stage& stage, i
 
 template <class T, int kKernel>
 struct PyramidBackwardInput {
-  static constexpr int kMaxThreads = cuda::kMaxThreads, kMinBlocks = 2;
+  static constexpr int kMaxThreads = cuda_cores::kMaxThreads, kMinBlocks = 2;
 
   static DELTACONV_DEVICE void run(const BackwardInputArguments<T>& all) {
     const BackwardArguments<T>& arguments = all.backward;
@@ -93,7 +93,7 @@ struct PyramidBackwardInput {
     if (!tile.exists) return;
     const Stage& whole = all.tiles.at[0];
     RegisterTile sums = {};
-    bool in_use = false;  // shared memory, by other warps
+    bool in_use = false;  // other warps may still read shared memory
     for (int32_t s = 0; s < problem.stages.count; ++s) {
       const Stage& stage = problem.stages.at[s];
       if (stage.rows.factor != 1) continue;
@@ -122,4 +122,4 @@ struct PyramidBackwardInput {
   }
 };
 
-}  // namespace deltaconv::cuda
+}  // namespace deltaconv::cuda::cuda_cores

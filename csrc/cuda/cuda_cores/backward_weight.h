@@ -1,35 +1,34 @@
-// The gradients of weight and bias: partial sums of fixed partitions of the pixels, then their sum in a fixed
-// order.
+// The gradients of weight and bias on CUDA cores: partial sums over fixed partitions of the pixels, then the sum of the
+// partitions in a fixed order.
 //
-// A lane is a channel. For an input row and a kernel row the gradients' row is known: kTileW + K - 1 inputs
-// and kTileW gradients for each of the task's kernel rows serve kTileW * K multiply-adds a kernel row.
+// A lane is a channel. An input row and a kernel row determine the row of gradients: for each of the task's kernel
+// rows, kTileW + K - 1 inputs and kTileW gradients serve kTileW * K multiply-adds.
 #pragma once
 
-#include "cuda/cuda_cores/kernel_sizes.h"
-#include "cuda/frame/planes.h"
+#include "cuda/cuda_cores/planes.h"
 
-namespace deltaconv::cuda {
+namespace deltaconv::cuda::cuda_cores {
 
-// What a block works on, and what its warp does there.
+// What a CTA works on, and what this warp does of it.
 struct WeightWork {
   int32_t stage, channel, partition, first_task;
-  int32_t task, slice;  // of this warp; the task may not exist
-  Span kernel_rows;     // of the block's tasks
+  int32_t task, slice;  // this warp's; the task may not exist
+  Span kernel_rows;     // those of the CTA's tasks
 
   template <class T>
   DELTACONV_DEVICE WeightWork(const BackwardWeightArguments<T>& arguments, const WeightTasks& tasks) {
     const auto channel_blocks = static_cast<uint32_t>((arguments.backward.problem.sizes.C / 2 + kPairs - 1) / kPairs);
-    const uint32_t chunks = (tasks.count() + arguments.tasks_per_block - 1) / arguments.tasks_per_block;
+    const uint32_t chunks = (tasks.count() + arguments.tasks_per_cta - 1) / arguments.tasks_per_cta;
     auto rest = static_cast<uint32_t>(block_index());
     channel = static_cast<int32_t>(rest % channel_blocks) * kPairs;
     rest /= channel_blocks;
-    first_task = static_cast<int32_t>(rest % chunks) * arguments.tasks_per_block;
+    first_task = static_cast<int32_t>(rest % chunks) * arguments.tasks_per_cta;
     rest /= chunks;
     partition = static_cast<int32_t>(rest % arguments.partitions);
     stage = static_cast<int32_t>(rest / arguments.partitions);
     task = first_task + warp_index() / arguments.slices;
     slice = warp_index() % arguments.slices;
-    kernel_rows = task_rows(tasks, first_task, arguments.tasks_per_block);
+    kernel_rows = task_rows(tasks, first_task, arguments.tasks_per_cta);
   }
 };
 
@@ -41,14 +40,13 @@ struct TapSums {
   float bias = 0.0f;
 };
 
-// A tile in shared memory: inputs [rows + kernel rows - 1][cols + K - 1][kLanes], gradients
-// [rows][cols][kLanes].
+// A tile in shared memory: inputs [rows + kernel rows - 1][cols + K - 1][kLanes], gradients [rows][cols][kLanes].
 struct WeightTile {
   const float *inputs, *grads;
   int32_t rows, cols, input_cols;
 };
 
-// Adds what one task gets of a tile: its taps are kernel rows `rows` and columns `cols`, kernel row
+// Adds what one task gets from a tile. The task's taps are kernel rows `rows` and columns `cols`. Kernel row
 // `first_row` meets the first input row in the first row of gradients.
 template <int kKernel>
 DELTACONV_DEVICE void add_tile(const WeightTile& tile, Span rows, Span cols, int32_t first_row, int32_t slice,
@@ -83,7 +81,7 @@ DELTACONV_DEVICE void add_tile(const WeightTile& tile, Span rows, Span cols, int
   }
 }
 
-// The sums of all slices of a task in its slice 0, added in their order.
+// Adds the sums of a task's other slices to those of its slice 0, in the order of the slices.
 template <int kKernel>
 DELTACONV_DEVICE void add_slices(const WeightWork& work, int32_t slices, float* shared, TapSums<kKernel>& sums) {
   using Sums = TapSums<kKernel>;
@@ -107,9 +105,8 @@ DELTACONV_DEVICE void add_slices(const WeightWork& work, int32_t slices, float* 
 
 template <class T, int kKernel>
 struct PyramidBackwardWeight {
-  // From K = 11 on the sums need more than 128 registers, and a tile leaves shared memory for one block
-  // alone.
-  static constexpr int kMaxThreads = cuda::kMaxThreads, kMinBlocks = kKernel >= 11 ? 1 : 2;
+  // From K = 11 on the sums need more than 128 registers, and a tile leaves shared memory for one CTA alone.
+  static constexpr int kMaxThreads = cuda_cores::kMaxThreads, kMinBlocks = kKernel >= 11 ? 1 : 2;
 
   static DELTACONV_DEVICE void run(const BackwardWeightArguments<T>& arguments) {
     const Problem<T>& problem = arguments.backward.problem;
@@ -118,7 +115,7 @@ struct PyramidBackwardWeight {
     const Stage& stage = problem.stages.at[work.stage];
     const int64_t tiles = stage.tiling.count() * problem.sizes.B;
     if (work.partition >= tiles) return;
-    const bool exists = work.task < tasks.count() && work.task < work.first_task + arguments.tasks_per_block;
+    const bool exists = work.task < tasks.count() && work.task < work.first_task + arguments.tasks_per_cta;
     const int32_t partitions = arguments.partitions < tiles ? arguments.partitions : static_cast<int32_t>(tiles);
     TapSums<kKernel> sums;
     float* shared = reinterpret_cast<float*>(shared_memory());
@@ -179,12 +176,13 @@ struct PyramidBackwardWeight {
   }
 };
 
-// A thread adds up one tap of one channel.
+// Adds up the partial sums: a thread takes one tap of one channel. It serves both paths, since their partial sums
+// have one layout.
 template <class T>
-struct PyramidBackwardReduce {
-  static constexpr int kMaxThreads = cuda::kMaxThreads, kMinBlocks = 2;
+struct PyramidBackwardWeightSum {
+  static constexpr int kMaxThreads = cuda_cores::kMaxThreads, kMinBlocks = 2;
 
-  static DELTACONV_DEVICE void run(const ReduceArguments<T>& arguments) {
+  static DELTACONV_DEVICE void run(const WeightSumArguments<T>& arguments) {
     const Sizes& sizes = arguments.sizes;
     const int64_t K2 = sizes.K * sizes.K, elements = sizes.S * (K2 + 1) * sizes.C;
     const int64_t element = block_index() * thread_count() + thread_index();
@@ -198,4 +196,4 @@ struct PyramidBackwardReduce {
   }
 };
 
-}  // namespace deltaconv::cuda
+}  // namespace deltaconv::cuda::cuda_cores

@@ -1,20 +1,24 @@
-// The convolution on CUDA cores: a lane is a channel, a thread has a register tile of its channel's results.
+// The convolution on CUDA cores. A lane is a channel; a thread has a register tile of its channel's results.
 //
-// A row of kTileW + K - 1 inputs read from shared memory serves every kernel row it meets in the tile, a
-// weight serves kTileW results: 0.16 to 0.23 shared reads for each fused multiply-add, where an SM can do
-// 0.25.
+// A thread reads a row of kTileW + K - 1 inputs from shared memory once and uses it for every kernel row that the row
+// meets in the tile; it uses a weight for kTileW results. That is 0.16 to 0.23 shared reads for each fused
+// multiply-add, where a multiprocessor can do 0.25.
 #pragma once
 
-#include "cuda/frame/load.h"
+#include "cuda/cuda_cores/load.h"
 
-namespace deltaconv::cuda {
+namespace deltaconv::cuda::cuda_cores {
 
 inline constexpr int kColumnStep = 4;  // kernel columns at a time where K is not a compile-time constant
 
 using RegisterTile = float[kTileH][kTileW];
 
-// One input row from kernel column `first` on, against kColumns columns of the kernel rows it meets: it is
-// row `in_row` of the tile's window, and meets kernel row in_row - i for row i of the tile.
+// Adds one input row, from kernel column `first` on, times kColumns columns of the kernel rows that it meets. Row
+// `in_row` of the tile's window meets kernel row in_row - i for row i of the tile.
+//
+//   K = 3, register tile of 4 rows; input row 2 meets
+//   tile row       0   1   2   3
+//   kernel row     2   1   0   -
 template <int kColumns, bool kFlip>
 DELTACONV_DEVICE void add_columns(const float* inputs, const float* weights, int32_t in_row, int32_t first, int32_t K,
                                   int32_t first_weight_row, RegisterTile& sums) {
@@ -36,7 +40,7 @@ DELTACONV_DEVICE void add_columns(const float* inputs, const float* weights, int
   }
 }
 
-// kKernel is K, or 0 where K is known at run time only.
+// Adds one input row times all kernel columns. kKernel is K, or 0 where K is known at run time only.
 template <int kKernel, bool kFlip>
 DELTACONV_DEVICE void add_row(const float* inputs, const float* weights, int32_t in_row, int32_t K,
                               int32_t first_weight_row, RegisterTile& sums) {
@@ -51,7 +55,7 @@ DELTACONV_DEVICE void add_row(const float* inputs, const float* weights, int32_t
   }
 }
 
-// Where a warp's register tiles lie in the block's tile.
+// Where a warp's register tiles begin in the CTA's tile.
 struct WarpTile {
   int32_t row, col;
 };
@@ -61,9 +65,9 @@ DELTACONV_DEVICE WarpTile warp_tile(const Tiling& tiling) {
   return {warp_index() / across * kTileH, warp_index() % across * kTileW};
 }
 
-// Adds the correlation of `source` with `filters` at the block's tile from (row, col) on to the threads'
-// register tiles; kFlip mirrors the filters, which makes it the adjoint. Shared memory holds tiling.band_rows
-// input rows at a time and the kernel rows they meet; other warps still read it when a thread returns.
+// Adds the correlation of `source` with `filters`, at the CTA's tile from (row, col) on, to the threads' register
+// tiles. kFlip mirrors the filters, which makes the correlation its adjoint. Shared memory holds tiling.band_rows input
+// rows at a time and the kernel rows that they meet. When a thread returns, other warps still read it.
 template <int kKernel, bool kFlip, class T, class W>
 DELTACONV_DEVICE void convolve_tile(const Source<T>& source, const Source<W>& filters, const Tiling& tiling,
                                     int32_t row, int32_t col, float* shared, RegisterTile& sums) {
@@ -91,4 +95,4 @@ DELTACONV_DEVICE void convolve_tile(const Source<T>& source, const Source<W>& fi
   }
 }
 
-}  // namespace deltaconv::cuda
+}  // namespace deltaconv::cuda::cuda_cores

@@ -1,4 +1,4 @@
-// The kernel sizes that are compile-time constants, so that their columns are unrolled.
+// Selects the kernels whose K is a compile-time constant, so that their kernel columns are unrolled.
 #pragma once
 
 #include <cstdint>
@@ -6,9 +6,9 @@
 
 #include "cuda/layout/register_tile.h"
 
-namespace deltaconv::cuda {
+namespace deltaconv::cuda::cuda_cores {
 
-// Calls launch(std::integral_constant<int, K>), or with 0 where K stays a run-time value.
+// Calls launch(std::integral_constant<int, K>()), or with 0 where K stays a run-time value.
 template <int kKernel = kSmallestUnrolled, class Launch>
 void with_kernel_size(int64_t K, const Launch& launch) {
   if constexpr (kKernel > kLargestUnrolled) {
@@ -20,4 +20,4 @@ void with_kernel_size(int64_t K, const Launch& launch) {
   }
 }
 
-}  // namespace deltaconv::cuda
+}  // namespace deltaconv::cuda::cuda_cores

@@ -1,13 +1,13 @@
-// Launches of planned kernels on CUDA cores. Each is instantiated for float, Half and BFloat16.
+// Launches of planned kernels on CUDA cores. Their sources are compiled for float, Half and BFloat16.
 #pragma once
 
 #include "cuda/layout/problem.h"
 #include "cuda/plan/plan.h"
 
-namespace deltaconv::cuda {
+namespace deltaconv::cuda::cuda_cores {
 
 template <class T>
-void launch_cuda_cores_forward(const LaunchPlan& plan, const ForwardArguments<T>& arguments, Stream stream);
+void launch_forward(const LaunchPlan& plan, const ForwardArguments<T>& arguments, Stream stream);
 
 // The parts of the backward pass, in their order.
 template <class T>
@@ -22,4 +22,4 @@ template <class T>
 void launch_backward_sums(const BackwardPlan& plan, const BackwardArguments<T>& arguments, T* grad_weight, T* grad_bias,
                           Stream stream);
 
-}  // namespace deltaconv::cuda
+}  // namespace deltaconv::cuda::cuda_cores

@@ -1,22 +1,40 @@
-// The thin layer that the kernels of csrc/cuda are written on. nvcc maps it to the GPU (gpu.h); any C++
-// compiler maps it to a host build that runs one thread block at a time on the CPU (host.h), for tests and
-// sanitizers.
+// The thin layer that the kernels of csrc/cuda are written on. nvcc maps it to the GPU (gpu.h). Any C++ compiler maps
+// it to a host build that runs one CTA at a time on the CPU (host.h), for tests and sanitizers.
 //
-// A kernel is a struct with `static constexpr int kMaxThreads, kMinBlocks` (its __launch_bounds__) and
-// `static DELTACONV_DEVICE void run(const Arguments&)`; launch<Kernel>(grid, arguments, stream) runs it on a
-// one-dimensional grid of one-dimensional blocks. What both sides provide:
+// A CTA is a thread block. The functions below keep CUDA's word "block" for it; a fused block, a channel block and a
+// fragment of a matrix are always called by their full names.
 //
-//   thread_index() thread_count() block_index() block_count() lane_index() warp_index()
-//   fresh_lane_index()             lane_index(), read again: what is computed from it takes no registers
-//   before shared_memory()                the block's dynamic shared memory, 128-byte aligned, uninitialised
-//   sync_block() sync_warp()       barriers; they order memory
-//   shuffle_xor(value, mask) shuffle(value, lane)      of a full warp; they do not order memory
-//   load16(p) store16(p, quad)     16 aligned bytes, global or shared
-//   load16_constant(p) load_constant(p)     from global memory that nothing writes, through the read-only
-//   path copy16_async(to, from, valid)  16 bytes global -> shared, zeros if not valid; visible to the issuing
-//   thread commit_copies() wait_copies<N>()        only after wait_copies, and to the block after a barrier
-//   too to_float(t) from_float<T>(f)   of float, Half, BFloat16 fused_multiply_add(a, b, c) exponential(x)
-//   reciprocal(x)                  to 2 units in the last place; 0 from 2^126 on
+// A kernel is a struct with `static constexpr int kMaxThreads, kMinBlocks` (its __launch_bounds__) and `static
+// DELTACONV_DEVICE void run(const Arguments&)`; launch<Kernel>(grid, arguments, stream) runs it on a one-dimensional
+// grid of one-dimensional CTAs. Both sides provide:
+//
+//   thread_index() thread_count()      in the CTA
+//   block_index() block_count()        of the CTA, in the grid
+//   lane_index() warp_index()          of the thread, in its warp; of the warp, in the CTA
+//   fresh(value)                       the value, of which the compiler forgets how it was computed; see below
+//   fresh_lane_index()                 lane_index() from a fresh thread index
+//   shared_memory()                    the CTA's dynamic shared memory, 128-byte aligned, uninitialised
+//   sync_block() sync_warp()           barriers, which order memory
+//   shuffle_xor(value, mask)           exchanges registers in a full warp; does not order memory
+//   shuffle(value, lane)               as shuffle_xor, from any lane
+//   warp_max<lanes>(value)             the largest value among groups of `lanes` neighbouring lanes, in all of them
+//   load16(p) store16(p, quad)         16 aligned bytes of global or shared memory
+//   load16_constant(p)                 16 aligned bytes of global memory that nothing writes, by the read-only path
+//   load_constant(p)                   one value of such memory
+//   copy16_async(to, from, valid)      16 bytes from global to shared memory, zeros if not valid
+//   commit_copies() wait_copies<N>()   close a group of copies; wait until at most N groups are in flight. The thread
+//                                      that issued a copy sees it after the wait, the CTA after a barrier too.
+//   to_float(t) from_float<T>(f)       conversions of float, Half, BFloat16; from_float rounds to nearest, ties to even
+//   pack_pair<T>(low, high)            two values rounded to a 16-bit type, in one word
+//   join_bits(low, high)               two 16-bit patterns in one word
+//   fused_multiply_add(a, b, c)        a * b + c
+//   exponential(x)
+//   reciprocal(x)                      to 2 units in the last place; 0 from 2^126 on
+//
+// fresh() saves registers. A kernel reads its thread index at its head, and nvcc keeps everything that it can
+// derive from the index (lane, row, column, addresses) in registers across the main loop, to use it again behind
+// the loop. A fresh value has no history, so that nvcc computes those numbers where they are used, and the loop
+// has their registers.
 #pragma once
 
 #include "cuda/device/types.h"
@@ -33,7 +51,26 @@ DELTACONV_DEVICE int lane_index() { return thread_index() % kWarp; }
 DELTACONV_DEVICE int fresh_lane_index() { return fresh(thread_index()) % kWarp; }
 DELTACONV_DEVICE int warp_index() { return thread_index() / kWarp; }
 
-// 16 / sizeof(T) values of a quad as float32, and back.
+// The largest of `value` among the kGroup lanes that differ in their last bits alone.
+template <int kGroup = kWarp>
+DELTACONV_DEVICE float warp_max(float value) {
+  DELTACONV_UNROLL
+  for (int mask = kGroup / 2; mask > 0; mask /= 2) {
+    const float other = shuffle_xor(value, mask);
+    value = other > value ? other : value;
+  }
+  return value;
+}
+
+DELTACONV_DEVICE uint32_t join_bits(uint16_t low, uint16_t high) { return uint32_t(low) | uint32_t(high) << 16; }
+
+// Two values, rounded to the 16-bit type T, in one word.
+template <class T>
+DELTACONV_DEVICE uint32_t pack_pair(float low, float high) {
+  return join_bits(from_float<T>(low).bits, from_float<T>(high).bits);
+}
+
+// How many values of type T a quad holds.
 template <class T>
 inline constexpr int kQuadValues = 16 / int(sizeof(T));
 

@@ -1,4 +1,4 @@
-// The device layer on a GPU, sm_80 and up. See device.h.
+// The device layer on a GPU of sm_80 or later. device.h says what the layer provides.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -64,7 +64,7 @@ DELTACONV_DEVICE void store16(void* to, const Quad& quad) {
 
 DELTACONV_DEVICE void copy16_async(void* to_shared, const void* from_global, bool valid) {
   const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(to_shared));
-  const int bytes = valid ? 16 : 0;  // the other bytes of the 16 are zero-filled
+  const int bytes = valid ? 16 : 0;  // the rest of the 16 bytes is filled with zeros
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from_global), "r"(bytes) : "memory");
 }
 DELTACONV_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -108,8 +108,8 @@ inline void check_launch(cudaError_t error, const char* what) {
   throw std::runtime_error(std::string("deltaconv cuda: ") + what + ": " + cudaGetErrorString(error));
 }
 
-// Once for each kernel and device: a block may have all the shared memory that the device has beside the kernel's own,
-// and the L1 cache gives way to it, so that as many blocks are resident as the plan expects.
+// Runs once for each kernel and device. It allows a CTA all the shared memory that the device has beside the kernel's
+// own, and makes the L1 cache give way to it, so that as many CTAs are resident as the plan expects.
 template <class Kernel, class Arguments>
 void allow_shared_memory() {
   static std::atomic<uint64_t> allowed{0};  // a bit for each device

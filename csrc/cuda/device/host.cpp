@@ -1,5 +1,5 @@
-// Fibers for host.h. This file is compiled without ThreadSanitizer's instrumentation (the fibers share its
-// state) and tells it of fibers and barriers by hand: DELTACONV_TSAN.
+// The fibers of host.h. This file is compiled without ThreadSanitizer's instrumentation, because the fibers share its
+// state. It tells ThreadSanitizer of fibers and barriers by hand where DELTACONV_TSAN is defined.
 #include <sys/mman.h>
 #include <ucontext.h>
 
@@ -45,12 +45,13 @@ void acquire(void*) {}
 void release(void*) {}
 #endif
 
-// Threads that wait for each other: those of the block, or those of a warp.
+// Threads that wait for each other: those of the CTA, or those of a warp.
 struct Barrier {
   int arrived = 0;
   int64_t generation = 0;
-  char clocks[2] = {};  // addresses that stand for every other generation in ThreadSanitizer's clocks: who is
-                        // still to leave one must not learn of who has already arrived at the next
+  // Addresses that stand for every other generation in ThreadSanitizer's clocks: a thread that has yet to leave one
+  // generation must not learn of a thread that has already arrived at the next.
+  char clocks[2] = {};
 };
 
 struct Fiber {
@@ -68,7 +69,7 @@ struct Warp {
   alignas(16) std::byte slots[2][kWarp * kSlotBytes];
 };
 
-std::vector<std::unique_ptr<Fiber>> fibers;  // grows to the largest block seen
+std::vector<std::unique_ptr<Fiber>> fibers;  // grows to the largest CTA seen
 std::vector<Warp> warps;
 Barrier block_barrier;
 char block_start, block_end;  // addresses that stand for these events in ThreadSanitizer's clocks
@@ -118,7 +119,7 @@ bool runnable(const Fiber& fiber) {
   return fiber.waits_for == nullptr || fiber.waits_for->generation > fiber.generation;
 }
 
-// Runs another thread of the block until this one may go on.
+// Runs another thread of the CTA until this one may go on.
 void give_way() {
   const int mine = running->thread.index;
   for (int i = 1; i <= block.threads; ++i) {
@@ -183,7 +184,7 @@ void start(Fiber& fiber) {
 }
 
 void run_block(const Grid& grid, int64_t index) {
-  // Exactly as large as asked for, so that AddressSanitizer sees what lies beyond.
+  // The memory is exactly as large as the launch asks for, so that AddressSanitizer sees what lies beyond.
   const size_t bytes = static_cast<size_t>(grid.shared_bytes);
   std::unique_ptr<void, decltype(&std::free)> shared(nullptr, &std::free);
   void* memory = nullptr;

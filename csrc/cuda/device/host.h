@@ -1,10 +1,9 @@
-// The device layer on the host: a thread block runs on the CPU, each of its threads a fiber that gives way at
-// barriers and warp collectives. One block after the other, on the calling OS thread. See device.h.
+// The device layer on the host. Each thread of a CTA is a fiber that gives way at barriers and warp collectives; one
+// CTA runs after the other, all on the calling OS thread. device.h says what the layer provides.
 //
-// It is stricter than a GPU: shared memory is full of NaN before each block and exactly as large as asked
-// for, misaligned 16-byte accesses abort, an async copy happens at the wait and not before, a barrier that
-// some thread of the block never reaches aborts. Fibers do not order memory for ThreadSanitizer: only
-// barriers do.
+// The host is stricter than a GPU. Shared memory is full of NaN before each CTA and exactly as large as the launch asks
+// for. A misaligned 16-byte access aborts, and so does a barrier that some thread of the CTA never reaches. An async
+// copy happens at the wait and not before. Fibers do not order memory for ThreadSanitizer; only barriers do.
 #pragma once
 
 #include <algorithm>
@@ -38,7 +37,7 @@ struct AsyncCopy {
 // What a running fiber knows of itself.
 struct Thread {
   int index = 0;
-  int64_t barriers = 0;                        // reached so far in this block
+  int64_t barriers = 0;                        // reached so far in this CTA
   std::vector<AsyncCopy> uncommitted;          // async copies of the open group
   std::deque<std::vector<AsyncCopy>> pending;  // committed groups, oldest first
 };
@@ -55,18 +54,18 @@ extern RunningBlock block;
 struct Options {
   int64_t dropped_barrier = -1;  // this sync_block() of every thread does nothing: a test of the tests
   int64_t dropped_launch = -1;   // in this launch alone; -1: in all
-  bool descending = false;       // blocks in descending order: their order must not matter
+  bool descending = false;       // CTAs run in descending order: their order must not matter
 };
 extern Options options;
 
-// Across all launches of the process.
+// Counts of all launches of the process.
 struct Statistics {
-  std::vector<int64_t> barriers;  // of each launch: the most that a block reached
+  std::vector<int64_t> barriers;  // for each launch, the most barriers that a CTA reached
 };
 extern Statistics statistics;
 
-// A launch as another executor of the same kernel needs it: the source file that instantiates the kernel, and
-// the mangled names of the types.
+// A launch as another executor of the same kernel needs it: the source file that instantiates the kernel, and the
+// mangled names of the types.
 struct LaunchRequest {
   const char *source, *kernel, *arguments_type;
   Grid grid;
@@ -80,8 +79,8 @@ void wait_for_warp();
 // True for the lane that arrives last, which must then call release_warp(); false for the others, after that.
 bool arrive_last_in_warp();
 void release_warp();
-// kSlotBytes for each lane, taken before arriving. Two in turn: a lane may be one collective ahead of the
-// slowest.
+// Memory of the warp's lanes for one collective, kSlotBytes each; a lane asks for it before it arrives. There are two
+// such areas, used in turn, because a lane may be one collective ahead of the slowest.
 std::byte* warp_slots();
 inline constexpr int kSlotBytes = 256;
 

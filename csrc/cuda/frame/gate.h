@@ -1,4 +1,4 @@
-// The gate and its derivative.
+// The gate and its derivative, for one result.
 #pragma once
 
 #include "cuda/device/device.h"

@@ -1,4 +1,4 @@
-// Results of a tile -> global memory: upsampled from shared memory where the stage is reduced, plus the
+// Writes the results of a tile to global memory: upsampled from shared memory where the stage is reduced, plus the
 // residual, into the stage's slice of the result.
 #pragma once
 
@@ -7,7 +7,7 @@
 
 namespace deltaconv::cuda {
 
-// The stage's slice of one image's result, at the block's first channel.
+// The stage's slice of one image's result, at the CTA's first channel.
 template <class T>
 struct Sink {
   static constexpr int kVector = kQuadValues<T>;  // channels in 16 bytes
@@ -15,14 +15,14 @@ struct Sink {
   T* result;
   const T* residual;  // null without one
   int64_t result_row_stride, result_col_stride, residual_row_stride, residual_col_stride;
-  int32_t channels;  // of the block's pairs, those that exist
-  bool vectors;      // rows of kVector channels are 16-byte aligned and exist as a whole or not at all
+  int32_t channels;  // those of the CTA's pairs that exist
+  bool vectors;      // groups of kVector channels are 16-byte aligned and exist as a whole or not at all
 
   DELTACONV_DEVICE float residual_at(int32_t y, int32_t x, int32_t channel) const {
     if (!residual) return 0.0f;
     return to_float(residual[y * residual_row_stride + x * residual_col_stride + channel]);
   }
-  // kVector channels of it, where there are vectors; read well before they are needed.
+  // kVector channels of the residual, where there are vectors; a thread reads them well before it needs them.
   DELTACONV_DEVICE Quad residuals_at(int32_t y, int32_t x, int32_t channel) const {
     if (!residual || !vectors) return {};
     return load16_constant(residual + y * residual_row_stride + x * residual_col_stride + channel);
@@ -31,7 +31,7 @@ struct Sink {
   DELTACONV_DEVICE void store(int32_t y, int32_t x, int32_t channel, float value) const {
     result[y * result_row_stride + x * result_col_stride + channel] = from_float<T>(value);
   }
-  // Channels channel … channel + kVector - 1, of which the first exists, plus the residuals.
+  // Stores values plus residuals to channels `channel` to channel + kVector - 1, of which at least the first exists.
   DELTACONV_DEVICE void store(int32_t y, int32_t x, int32_t channel, float (&values)[kVector],
                               const Quad& residuals) const {
     if (!vectors) {
@@ -71,7 +71,7 @@ struct Rectangle {
   int32_t top, bottom, left, right;  // [top, bottom) x [left, right)
 };
 
-// The pixels that a tile's upsampled results cover: those of the cells it owns.
+// The pixels that a tile's upsampled results cover: those of the cells that the tile owns.
 DELTACONV_DEVICE Rectangle owned_pixels(const Stage& stage, const Tile& tile) {
   const Tiling& tiling = stage.tiling;
   const bool last_row = tile.index_row + 1 == tiling.count_rows, last_col = tile.index_col + 1 == tiling.count_cols;
@@ -85,18 +85,19 @@ DELTACONV_DEVICE int32_t clamp(int32_t value, int32_t low, int32_t high) {
   return value < low ? low : value > high ? high : value;
 }
 
-// Below, gated(row, col, channel, values) reads kVector channels of one result of the tile. Neighbouring
-// threads take neighbouring vectors of one pixel, then neighbouring pixels of a row: whole sectors of device
-// memory.
+// The functions below get results from gated(row, col, channel, values), which reads kVector channels of one result of
+// the tile. Neighbouring threads take neighbouring vectors of one pixel, then neighbouring pixels of a row, so that a
+// warp writes whole sectors of device memory.
 
-// Visits each of some items twice: to load, so that all their loads are under way, then to store.
+// Calls visit(i, true) for every item i to load, so that the loads of all items are in flight together, then visit(i,
+// false) for every item to store.
 template <int kCount, class Visit>
-DELTACONV_DEVICE void for_each_of(const Visit& visit) {
+DELTACONV_DEVICE void load_then_store(const Visit& visit) {
   DELTACONV_UNROLL
   for (int i = 0; i < 2 * kCount; ++i) visit(i % kCount, i < kCount);
 }
 
-// The tile itself, of a stage at full resolution.
+// Stores the tile of a stage at full resolution.
 template <int kRows, int kCols, int kPairs, class T, class Gated>
 DELTACONV_DEVICE void store_tile(const Sink<T>& sink, const Stage& stage, const Tile& tile, const Gated& gated) {
   constexpr int kVector = Sink<T>::kVector, kVectors = kPairs / kVector, kTogether = 4;
@@ -104,7 +105,7 @@ DELTACONV_DEVICE void store_tile(const Sink<T>& sink, const Stage& stage, const 
   const int32_t rows = stage.rows.reduced - tile.row, cols = stage.cols.reduced - tile.col;
   for (int first = thread_index(); first < kItems; first += kTogether * thread_count()) {
     Quad residuals[kTogether];
-    for_each_of<kTogether>([&](int j, bool loading) {
+    load_then_store<kTogether>([&](int j, bool loading) {
       const int i = first + j * thread_count();
       const int32_t channel = i % kVectors * kVector, col = i / kVectors % kCols, row = i / kVectors / kCols;
       if (i >= kItems || row >= rows || col >= cols || channel >= sink.channels) return;
@@ -119,8 +120,8 @@ DELTACONV_DEVICE void store_tile(const Sink<T>& sink, const Stage& stage, const 
   }
 }
 
-// One column of pixels, kVector channels: two rows of the grid, interpolated along the columns, stay in
-// registers.
+// Stores one column of pixels, kVector channels of each. Two rows of the grid, interpolated along the columns,
+// stay in registers.
 template <class T, class Gated>
 DELTACONV_DEVICE void store_upsampled_column(const Sink<T>& sink, const Stage& stage, const Tile& tile, int32_t x,
                                              Span rows, int32_t channel, const Gated& gated) {
@@ -143,7 +144,7 @@ DELTACONV_DEVICE void store_upsampled_column(const Sink<T>& sink, const Stage& s
   load_row(cell + 1, below);
   for (int32_t first = rows.begin; first < rows.end; first += kTogether) {
     Quad residuals[kTogether];
-    for_each_of<kTogether>([&](int j, bool loading) {
+    load_then_store<kTogether>([&](int j, bool loading) {
       const int32_t y = first + j;
       if (y >= rows.end) return;
       if (loading) {
@@ -164,7 +165,7 @@ DELTACONV_DEVICE void store_upsampled_column(const Sink<T>& sink, const Stage& s
   }
 }
 
-// The pixels of the cells that a tile of a reduced stage owns.
+// Stores the pixels of the cells that a tile of a reduced stage owns.
 template <int kPairs, class T, class Gated>
 DELTACONV_DEVICE void store_upsampled(const Sink<T>& sink, const Stage& stage, const Tile& tile, const Gated& gated) {
   const Rectangle pixels = owned_pixels(stage, tile);
@@ -172,8 +173,8 @@ DELTACONV_DEVICE void store_upsampled(const Sink<T>& sink, const Stage& stage, c
   constexpr int kVectors = kPairs / Sink<T>::kVector;
   const int32_t columns = cols * kVectors;
   if (columns == 0) return;
-  const int32_t runs = clamp(thread_count() / columns, 1,
-                             rows);  // of rows, for threads that columns leave idle
+  // Where there are fewer columns than threads, columns are cut into runs of rows.
+  const int32_t runs = clamp(thread_count() / columns, 1, rows);
   for (int32_t i = thread_index(); i < columns * runs; i += thread_count()) {
     const int32_t channel = i % kVectors * Sink<T>::kVector, x = pixels.left + i / kVectors % cols;
     const Span run = share(rows, i / columns, runs);

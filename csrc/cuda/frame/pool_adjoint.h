@@ -1,6 +1,7 @@
 // The adjoint of average pooling as a gather: what a pixel gets from the windows that hold it.
 #pragma once
 
+#include "cuda/frame/load.h"
 #include "cuda/frame/planes.h"
 
 namespace deltaconv::cuda {
@@ -8,8 +9,7 @@ namespace deltaconv::cuda {
 // The one or two pooling windows that hold a pixel, and the pixel's weight in each.
 struct Windows {
   int32_t last;
-  float weight, weight_before;  // of `last`, and of the one before it: 0 where
-                                // that does not hold the pixel
+  float weight, weight_before;  // in `last`, and in the window before it: 0 where that does not hold the pixel
 };
 
 DELTACONV_DEVICE Windows windows_of(const Axis& axis, int32_t pixel) {
@@ -19,7 +19,7 @@ DELTACONV_DEVICE Windows windows_of(const Axis& axis, int32_t pixel) {
   return {last, weight(last), two ? weight(last - 1) : 0.0f};
 }
 
-// Adds what 8 channels of pixel (y, x) get of the stage's plane, of which `channels` exist.
+// Adds to `values` what 8 channels of pixel (y, x) get from the stage's plane. `channels` of the 8 exist.
 DELTACONV_DEVICE void add_pooled(const Plane& plane, const Stage& stage, int32_t y, int32_t x, int32_t channel,
                                  int64_t channels, bool vectors, float (&values)[8]) {
   const Windows down = windows_of(stage.rows, y), across = windows_of(stage.cols, x);
@@ -43,7 +43,7 @@ DELTACONV_DEVICE void add_pooled(const Plane& plane, const Stage& stage, int32_t
   }
 }
 
-// 8 channels, of which `channels` exist.
+// Stores 8 channels, of which `channels` exist.
 template <class T>
 DELTACONV_DEVICE void store_values(T* to, int64_t channels, bool vectors, const float (&values)[8]) {
   constexpr int kWidth = kQuadValues<T>;

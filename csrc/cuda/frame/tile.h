@@ -1,4 +1,4 @@
-// From a block's index to its part of the problem: stage, image, tile, channel pairs.
+// Where a CTA's part of the problem lies: stage, image, tile, channel pairs.
 #pragma once
 
 #include "cuda/device/device.h"
@@ -7,31 +7,31 @@
 namespace deltaconv::cuda {
 
 struct Tile {
-  bool exists;    // or the block has nothing to do
-  int32_t stage;  // in Stages::at
+  bool exists;    // else the CTA has nothing to do
+  int32_t stage;  // position in Stages::at
   int32_t image;
-  int32_t index_row, index_col;  // among the stage's tiles
-  int32_t row, col;              // of its first reduced pixel
-  int32_t channel;               // first of the block's pairs
+  int32_t index_row, index_col;  // position among the stage's tiles
+  int32_t row, col;              // first reduced pixel
+  int32_t channel;               // first channel of the CTA's pairs
 };
 
-// See BlockOrder for the order of blocks. A grid has fewer than 2^31.
+// Finds the tile of this CTA; CtaOrder explains their order. A grid has fewer than 2^31 CTAs, so 32 bits are enough.
 DELTACONV_DEVICE Tile locate_tile(const Stages& stages) {
-  const BlockOrder& order = stages.order;
+  const CtaOrder& order = stages.order;
   auto rest = static_cast<uint32_t>(block_index());
   Tile tile{};
-  tile.image = static_cast<int32_t>(order.blocks_of_image.divide(rest));
-  uint32_t cell_col = order.blocks_of_cell.divide(rest);
+  tile.image = static_cast<int32_t>(order.ctas_of_image.divide(rest));
+  uint32_t cell_col = order.ctas_of_cell.divide(rest);
   const auto cell_row = static_cast<int32_t>(order.cell_cols.divide(cell_col));
-  for (; tile.stage + 1 < stages.count && rest >= order.of[tile.stage].blocks; ++tile.stage) {
-    rest -= order.of[tile.stage].blocks;
+  for (; tile.stage + 1 < stages.count && rest >= order.stages[tile.stage].ctas; ++tile.stage) {
+    rest -= order.stages[tile.stage].ctas;
   }
   uint32_t across = order.channel_blocks.divide(rest);
   tile.channel = static_cast<int32_t>(rest) * order.pairs;
-  const BlockOrder::OfStage& of = order.of[tile.stage];
-  const auto down = static_cast<int32_t>(of.across.divide(across));
-  const Span rows = of.rows.part(cell_row, order.cell_rows);
-  const Span cols = of.cols.part(static_cast<int32_t>(cell_col), order.cell_cols);
+  const CtaOrder::StageOrder& stage = order.stages[tile.stage];
+  const auto down = static_cast<int32_t>(stage.across.divide(across));
+  const Span rows = stage.rows.part(cell_row, order.cell_rows);
+  const Span cols = stage.cols.part(static_cast<int32_t>(cell_col), order.cell_cols);
   tile.index_row = rows.begin + down;
   tile.index_col = cols.begin + static_cast<int32_t>(across);
   tile.exists = tile.index_row < rows.end && tile.index_col < cols.end;

@@ -1,4 +1,4 @@
-// The result's gradient on a stage's grid: the stage's slice of it, brought there by the adjoint of
+// The result's gradient on a stage's grid: the stage's slice of the gradient, brought to the grid by the adjoint of
 // bilinear upsampling where the stage is reduced.
 #pragma once
 
@@ -8,18 +8,18 @@
 
 namespace deltaconv::cuda {
 
-// The stage's slice of one image's gradient, at the block's first channel.
+// The stage's slice of one image's gradient, at the CTA's first channel.
 template <class T>
 struct GradientSlice {
   static constexpr int kVector = kQuadValues<T>;  // channels in 16 bytes
 
   const T* data;
   int64_t row_stride, col_stride;
-  int32_t channels;  // of the block's pairs, those that exist
-  bool vectors;      // rows of kVector channels are 16-byte aligned and exist as a
-                     // whole or not at all
+  int32_t channels;  // those of the CTA's pairs that exist
+  bool vectors;      // groups of kVector channels are 16-byte aligned and exist as a whole or not at all
 
-  // Channels channel … channel + kVector - 1 of a pixel, of which the first exists; zero for the others.
+  // Loads channels `channel` to channel + kVector - 1 of a pixel, of which at least the first exists. Channels that do
+  // not exist are zero.
   template <bool kVectors>
   DELTACONV_DEVICE Quad load(int32_t y, int32_t x, int32_t channel) const {
     const T* from = data + y * row_stride + x * col_stride + channel;
@@ -40,18 +40,17 @@ DELTACONV_DEVICE GradientSlice<T> gradient_slice(const BackwardArguments<T>& arg
           static_cast<int32_t>(half - tile.channel < pairs ? half - tile.channel : pairs), arguments.problem.vectors};
 }
 
-// Of all rows, then all columns of a tile, which may reach beyond the grid: found once, by divisions of 64
-// bits. The whole block takes part.
+// Finds the spans of all rows of a tile, then of all its columns; the tile may reach beyond the grid. A span takes
+// divisions of 64 bits, so that spans are found once for a tile. The whole CTA takes part.
 DELTACONV_DEVICE void find_spans(const Stage& stage, const Tile& tile, UpsampledSpan* spans) {
   const Tiling& tiling = stage.tiling;
   for (int32_t i = thread_index(); i < tiling.rows + tiling.cols; i += thread_count()) {
-    spans[i] = i < tiling.rows ? UpsampledSpan::of(stage.rows, tile.row + i)
-                               : UpsampledSpan::of(stage.cols, tile.col + i - tiling.rows);
+    spans[i] = i < tiling.rows ? UpsampledSpan::around(stage.rows, tile.row + i)
+                               : UpsampledSpan::around(stage.cols, tile.col + i - tiling.rows);
   }
 }
 
-// The gradient of one position of a reduced stage's grid: a gather. The loads of some columns are under way
-// together.
+// Gathers the gradient of one position of a reduced stage's grid. The loads of some columns are in flight together.
 template <bool kVectors, class T>
 DELTACONV_DEVICE void gather_upsampled(const GradientSlice<T>& grad, const UpsampledSpan& rows,
                                        const UpsampledSpan& cols, int32_t channel,
@@ -79,7 +78,7 @@ DELTACONV_DEVICE void gather_upsampled(const GradientSlice<T>& grad, const Upsam
   }
 }
 
-// Compile-time constants where the caller has them.
+// The size of a tile; compile-time constants where the caller has them.
 struct TileSize {
   int32_t rows, cols, pairs;
 };
@@ -102,7 +101,7 @@ struct GradientItem {
   }
 };
 
-// A tile of full resolution. Some items' loads are under way together.
+// Gathers a tile of full resolution, where the adjoint is a copy. The loads of some items are in flight together.
 template <bool kVectors, class T, class Store>
 DELTACONV_DEVICE void copy_gradients(const GradientSlice<T>& grad, const Stage& stage, const Tile& tile,
                                      const TileSize& size, const Store& store) {
@@ -149,8 +148,9 @@ DELTACONV_DEVICE void gather_gradients(const GradientSlice<T>& grad, const Stage
   }
 }
 
-// The gradients of all results of a tile, zero outside the grid, through store(row, col, channel, values) of
-// kVector channels each; `spans`, of a reduced stage, are those of find_spans. The whole block takes part.
+// Gathers the gradients of all results of a tile, zero outside the grid, and hands them to store(row, col, channel,
+// values), kVector channels at a time. `spans` are those of find_spans, which reduced stages alone need. The whole
+// CTA takes part.
 template <class T, class Store>
 DELTACONV_DEVICE void gather_gradients(const GradientSlice<T>& grad, const Stage& stage, const Tile& tile,
                                        const TileSize& size, const UpsampledSpan* spans, const Store& store) {

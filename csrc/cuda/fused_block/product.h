@@ -1,29 +1,34 @@
-// A tile of a product of matrices on tensor cores: to = from . weight^T, 16-bit operands, float32 sums.
+// A tile of a matrix product on tensor cores: to = from . weight^T, with 16-bit operands and float32 sums.
 //
-// Both operands have dense channels, which the product runs over: rows of the tile are pixels, columns are
-// output channels. kProductDepth channels at a time go to shared memory by asynchronous copies, some steps
-// ahead of their use. A row of them is 128 bytes, all banks; its 16-byte chunks lie in the order c ^ (row %
-// 8), so that the 8 rows that ldmatrix reads at a time meet 8 different groups of 4 banks.
+// Both operands have dense channels, which the product sums over. The rows of the tile are pixels, its columns are
+// output channels. Asynchronous copies bring kProductDepth channels at a time to shared memory, some steps ahead of
+// their use. A row of one step is 128 bytes, all banks. Its 16-byte chunks lie in the order c ^ (row % 8), so that the
+// 8 rows that ldmatrix reads at a time meet 8 different groups of 4 banks:
+//
+//   row 0    chunks 0 1 2 3 4 5 6 7
+//   row 1    chunks 1 0 3 2 5 4 7 6
+//   row 2    chunks 2 3 0 1 6 7 4 5
+//   row 3    chunks 3 2 1 0 7 6 5 4
 #pragma once
 
 #include "cuda/device/mma.h"
 #include "cuda/fused_block/arguments.h"
 
-namespace deltaconv::cuda {
+namespace deltaconv::cuda::fused_block {
 
-// Where the 8 channels of a chunk are, in elements.
+// Where the 8 channels of a chunk are in shared memory, in elements.
 DELTACONV_DEVICE int chunk_offset(int row, int chunk) { return row * kProductDepth + (chunk ^ row % 8) * 8; }
 
-// Where a block of threads is in a projection. Neighbours share their pixels.
+// Where a CTA is in a projection. Neighbouring CTAs share their pixels.
 template <class Tile>
 struct ProductPlace {
   int32_t image, row_tile, col_tile;
 
   template <class T>
   DELTACONV_DEVICE explicit ProductPlace(const Projection<T>& projection) {
-    const auto block = static_cast<uint32_t>(block_index());  // division of 64 bits takes a hundred instructions
-    const uint32_t tile = block / static_cast<uint32_t>(projection.col_tiles);
-    col_tile = static_cast<int32_t>(block % static_cast<uint32_t>(projection.col_tiles));
+    const auto cta = static_cast<uint32_t>(block_index());  // division of 64 bits takes a hundred instructions
+    const uint32_t tile = cta / static_cast<uint32_t>(projection.col_tiles);
+    col_tile = static_cast<int32_t>(cta % static_cast<uint32_t>(projection.col_tiles));
     image = static_cast<int32_t>(tile / static_cast<uint32_t>(projection.row_tiles));
     row_tile = static_cast<int32_t>(tile % static_cast<uint32_t>(projection.row_tiles));
   }
@@ -32,8 +37,8 @@ struct ProductPlace {
   DELTACONV_DEVICE int32_t col() const { return col_tile * Tile::kCols; }
 };
 
-// A thread's share of both operands in global memory: one chunk of every kStride-th row. What does not exist
-// is zero. A step takes one pointer from row to row: a pointer for each would take the registers of the sums.
+// A thread's share of both operands in global memory: one chunk of every kStride-th row. Values that do not exist are
+// zero. A step walks from row to row with one pointer; a pointer for each row would take the registers of the sums.
 template <class T, class Tile>
 class ProductCopies {
  public:
@@ -47,7 +52,7 @@ class ProductCopies {
     from_weights_ = projection.weight + int64_t{place.col() + row()} * projection.depth + 8 * chunk();
   }
 
-  // The next kProductDepth channels: pixels, then weights.
+  // Starts the copies of the next kProductDepth channels: pixels, then weights.
   DELTACONV_DEVICE void start(T* to) {
     T* mine = to + chunk_offset(row(), chunk());
     copy<Tile::kRows>(from_pixels_, pixels_, mine);
@@ -59,7 +64,7 @@ class ProductCopies {
 
  private:
   static constexpr int kChunks = kProductDepth / 8, kStride = Tile::kThreads / kChunks;
-  static_assert(kStride % 8 == 0);  // so that every row of a thread has its chunks in the same order
+  static_assert(kStride % 8 == 0);  // so that all rows of a thread have their chunks in one order
 
   static DELTACONV_DEVICE int chunk() { return thread_index() % kChunks; }
   static DELTACONV_DEVICE int row() { return thread_index() / kChunks; }
@@ -79,7 +84,7 @@ class ProductCopies {
 
   const T *from_pixels_, *from_weights_;
   int64_t step_rows_;
-  int32_t channels_, pixels_, cols_;  // that exist, from this thread's first on
+  int32_t channels_, pixels_, cols_;  // how many exist, from this thread's first on
 };
 
 template <class T, class Tile>
@@ -99,7 +104,7 @@ class Product {
     for (int step = 0; step < Tile::kSteps - 1; ++step) start_copy(step);
   }
 
-  // All steps; visit(step, pixels of this step in shared memory) too.
+  // Runs all steps. Calls visit(step, pixels of this step in shared memory) in each.
   template <class Visit>
   DELTACONV_DEVICE void run(const Visit& visit) {
     DELTACONV_NO_UNROLL
@@ -115,7 +120,7 @@ class Product {
     sync_block();
   }
 
-  // The tile's sums to shared memory, where the operands were.
+  // Stores the tile's sums to shared memory, where the operands were.
   DELTACONV_DEVICE void store(float* to) const {
     struct alignas(8) Pair {
       float left, right;
@@ -123,9 +128,9 @@ class Product {
     const int g = lane_index() / 4, q = lane_index() % 4;
     float* corner = to + (row_ + g) * Tile::kPitch + col_ + 2 * q;
     DELTACONV_UNROLL
-    for (int i = 0; i < kRowBlocks; ++i) {
+    for (int i = 0; i < kRowFragments; ++i) {
       DELTACONV_UNROLL
-      for (int j = 0; j < kColBlocks; ++j) {
+      for (int j = 0; j < kColFragments; ++j) {
         DELTACONV_UNROLL
         for (int half = 0; half < 2; ++half) {
           float* at = corner + (16 * i + 8 * half) * Tile::kPitch + 8 * j;
@@ -136,46 +141,46 @@ class Product {
   }
 
  private:
-  static constexpr int kRowBlocks = Tile::kWarpRows / 16, kColBlocks = Tile::kWarpCols / 8;
+  static constexpr int kRowFragments = Tile::kWarpRows / 16, kColFragments = Tile::kWarpCols / 8;
 
   DELTACONV_DEVICE T* place_of(int step) const {
     return reinterpret_cast<T*>(shared_memory()) + step % Tile::kSteps * Tile::kStepElements;
   }
 
-  // A group of copies, empty beyond the last step.
+  // Starts a group of copies, which is empty beyond the last step.
   DELTACONV_DEVICE void start_copy(int step) {
     if (step < steps_) copies_.start(place_of(step));
     commit_copies();
   }
 
   DELTACONV_DEVICE void multiply(const T* pixels, const T* weights) {
-    // Of every 16 rows this lane points at the same one, whose chunks lie in the same order. A block of the
-    // weights is 8 outputs, its words both halves of their 16 channels: neighbouring registers, as the
+    // This lane points at one row of every 16 rows; the chunks of those rows lie in one order. A fragment of the
+    // weights is 8 outputs, and its words are both halves of their 16 channels, in neighbouring registers, as the
     // product wants them.
     const int lane = lane_index();
-    const int of_pixels = row_ * kProductDepth + chunk_offset(lane % 16, 0);
-    const int of_weights = col_ * kProductDepth + chunk_offset(lane / 16 * 8 + lane % 8, 0);
+    const int pixels_offset = row_ * kProductDepth + chunk_offset(lane % 16, 0);
+    const int weights_offset = col_ * kProductDepth + chunk_offset(lane / 16 * 8 + lane % 8, 0);
     DELTACONV_NO_UNROLL
     for (int k = 0; k < kProductDepth / 8; k += 2) {
-      const T* left = pixels + (of_pixels ^ 8 * (k + lane / 16));
-      const T* right = weights + (of_weights ^ 8 * (k + lane / 8 % 2));
+      const T* left = pixels + (pixels_offset ^ 8 * (k + lane / 16));
+      const T* right = weights + (weights_offset ^ 8 * (k + lane / 8 % 2));
       multiply_chunks(left, right);
     }
   }
 
-  // 16 channels.
+  // Multiplies 16 channels.
   DELTACONV_DEVICE void multiply_chunks(const T* pixels, const T* weights) {
-    BlockA a[kRowBlocks][2];
+    FragmentA a[kRowFragments][2];
     DELTACONV_UNROLL
-    for (int i = 0; i < kRowBlocks; ++i) {
-      load_blocks(pixels + 16 * i * kProductDepth, a[i][0], a[i][1]);
+    for (int i = 0; i < kRowFragments; ++i) {
+      load_fragments(pixels + 16 * i * kProductDepth, a[i][0], a[i][1]);
     }
     DELTACONV_UNROLL
-    for (int j = 0; j < kColBlocks; j += 2) {
-      BlockA b[2];
-      load_blocks(weights + 8 * j * kProductDepth, b[0], b[1]);
+    for (int j = 0; j < kColFragments; j += 2) {
+      FragmentA b[2];
+      load_fragments(weights + 8 * j * kProductDepth, b[0], b[1]);
       DELTACONV_UNROLL
-      for (int i = 0; i < kRowBlocks; ++i) {
+      for (int i = 0; i < kRowFragments; ++i) {
         DELTACONV_UNROLL
         for (int n = 0; n < 2; ++n) {
           multiply_add<T>(sums_[i][j + n], a[i][0], a[i][1], b[n].words[0], b[n].words[1]);
@@ -186,11 +191,11 @@ class Product {
 
   ProductCopies<T, Tile> copies_;
   int steps_, row_, col_;
-  Accumulator sums_[kRowBlocks][kColBlocks];
+  Accumulator sums_[kRowFragments][kColFragments];
 };
 
-// The tile's results, 8 channels of a pixel at a time: finish(offset of the 8 in `to`, column in the tile,
-// sums) returns them. Everything of a block of threads after Product::run.
+// Stores the tile's results, 8 channels of a pixel at a time: finish(offset of the 8 in `to`, column in the tile, sums)
+// changes the sums into the results. Every thread of the CTA calls it after Product::run.
 template <class T, class Tile, class Finish>
 DELTACONV_DEVICE void store_product(const Projection<T>& projection, const ProductPlace<Tile>& place,
                                     const Product<T, Tile>& product, const Finish& finish) {
@@ -198,7 +203,7 @@ DELTACONV_DEVICE void store_product(const Projection<T>& projection, const Produ
   product.store(sums);
   sync_block();
   constexpr int kGroups = Tile::kCols / 8, kCount = Tile::kRows * kGroups / Tile::kThreads;
-  constexpr int kTogether = kCount / 2;  // whose loads are under way together
+  constexpr int kTogether = kCount / 2;  // items whose loads are in flight together
   static_assert(Tile::kRows * kGroups % Tile::kThreads == 0 && kCount % kTogether == 0);
   DELTACONV_NO_UNROLL
   for (int first = 0; first < kCount; first += kTogether) {
@@ -217,4 +222,4 @@ DELTACONV_DEVICE void store_product(const Projection<T>& projection, const Produ
   }
 }
 
-}  // namespace deltaconv::cuda
+}  // namespace deltaconv::cuda::fused_block

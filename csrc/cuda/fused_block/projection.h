@@ -1,19 +1,19 @@
-// The two projections of the block: into it, with the sums that the mean is made of, and out of it, with the
-// shift and the residual.
+// The two projections of the fused block. The in-projection also makes the sums for the mean; the out-projection adds
+// the shift and the residual.
 #pragma once
 
 #include "cuda/fused_block/product.h"
 
-namespace deltaconv::cuda {
+namespace deltaconv::cuda::fused_block {
 
-// Shared memory for what is added to every pixel of the tile, float32 for each column.
+// Shared memory for the value that is added to every pixel of the tile: one float32 for each column.
 template <class Tile>
 DELTACONV_DEVICE float* addend_of() {
   return reinterpret_cast<float*>(shared_memory() + Tile::kAddendOffset);
 }
 
 template <class T, class Tile>
-struct BlockInProjection {
+struct InProjection {
   static constexpr int kMaxThreads = Tile::kThreads, kMinBlocks = 512 / Tile::kThreads;
 
   static DELTACONV_DEVICE void run(const InProjectionArguments<T>& arguments) {
@@ -25,7 +25,7 @@ struct BlockInProjection {
       const int32_t col = place.col() + c;
       addend[c] = arguments.bias && col < projection.cols ? to_float(arguments.bias[col]) : 0.0f;
     }
-    int turn = place.col_tile;  // the blocks that share these pixels take turns
+    int turn = place.col_tile;  // the CTAs that share these pixels take turns
     product.run([&](int step, const T* pixels) {
       if (step != turn) return;
       turn += projection.col_tiles;
@@ -39,19 +39,19 @@ struct BlockInProjection {
   }
 
  private:
-  // The sums of one step's channels over the tile's pixels: a product with a matrix of ones, of which a warp
-  // takes 8 channels at a time.
+  // Sums one step's channels over the tile's pixels, as a product with a matrix of ones; a warp takes 8 channels
+  // at a time.
   static DELTACONV_DEVICE void sum_pixels(const T* pixels, int step, int32_t channels, float* sums) {
-    const uint32_t one = from_float<T>(1.0f).bits;
-    const BlockA ones{{one | one << 16, one | one << 16}};
+    const uint32_t pair_of_ones = pack_pair<T>(1.0f, 1.0f);
+    const FragmentA ones{{pair_of_ones, pair_of_ones}};
     DELTACONV_NO_UNROLL
     for (int chunk = warp_index(); chunk < kProductDepth / 8; chunk += Tile::kThreads / kWarp) {
       Accumulator sum{{0, 0, 0, 0}};
-      // Registers are the product's.
+      // Not unrolled, because the registers belong to the main product.
       DELTACONV_NO_UNROLL
       for (int row = 0; row < Tile::kRows; row += 32) {
-        BlockA upper, lower;  // 16 pixels each
-        load_blocks_transposed(pixels + row * kProductDepth + chunk_offset(lane_index(), chunk), upper, lower);
+        FragmentA upper, lower;  // 16 pixels each
+        load_fragments_transposed(pixels + row * kProductDepth + chunk_offset(lane_index(), chunk), upper, lower);
         multiply_add<T>(sum, ones, ones, upper.words[0], upper.words[1]);
         multiply_add<T>(sum, ones, ones, lower.words[0], lower.words[1]);
       }
@@ -65,7 +65,7 @@ struct BlockInProjection {
 };
 
 template <class T, class Tile>
-struct BlockOutProjection {
+struct OutProjection {
   static constexpr int kMaxThreads = Tile::kThreads, kMinBlocks = 512 / Tile::kThreads;
 
   static DELTACONV_DEVICE void run(const OutProjectionArguments<T>& arguments) {
@@ -97,4 +97,4 @@ struct BlockOutProjection {
   }
 };
 
-}  // namespace deltaconv::cuda
+}  // namespace deltaconv::cuda::fused_block

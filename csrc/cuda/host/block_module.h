@@ -1,4 +1,4 @@
-// The whole block in the Python module of the host build.
+// The fused block in the Python module of the host build.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -19,16 +19,16 @@ inline void bind_block(pybind11::module_& m) {
       .def_property_readonly("threads", [](const ProjectionPlan& plan) { return plan.grid.threads; })
       .def_property_readonly("shared_bytes", [](const ProjectionPlan& plan) { return plan.grid.shared_bytes; });
 
-  py::class_<BlockPlan>(m, "BlockPlan")
-      .def_readonly("into", &BlockPlan::in)
-      .def_readonly("pyramid", &BlockPlan::pyramid)
-      .def_readonly("out", &BlockPlan::out)
-      .def_readonly("sums", &BlockPlan::sums)
-      .def_readonly("shifts", &BlockPlan::shifts)
-      .def_readonly("shift_slices", &BlockPlan::shift_slices)
-      .def_property_readonly("launches", &BlockPlan::launches);
+  py::class_<FusedBlockPlan>(m, "BlockPlan")
+      .def_readonly("into", &FusedBlockPlan::in)
+      .def_readonly("pyramid", &FusedBlockPlan::pyramid)
+      .def_readonly("out", &FusedBlockPlan::out)
+      .def_readonly("sums", &FusedBlockPlan::sums)
+      .def_readonly("shifts", &FusedBlockPlan::shifts)
+      .def_readonly("shift_slices", &FusedBlockPlan::shift_slices)
+      .def_property_readonly("launches", &FusedBlockPlan::launches);
 
-  py::class_<HostBlockTensors>(m, "BlockTensors")
+  py::class_<HostFusedBlockTensors>(m, "BlockTensors")
       .def(py::init<uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t,
                     uintptr_t, uintptr_t, uintptr_t>(),
            py::kw_only(), py::arg("x"), py::arg("residual"), py::arg("in_weight"), py::arg("in_bias"),
@@ -38,10 +38,10 @@ inline void bind_block(pybind11::module_& m) {
   m.def(
       "block_plan",
       [](const PlanProblem& pyramid, int64_t dim, const DeviceProperties& device) {
-        return block_plan({pyramid, dim}, device);
+        return fused_block_plan({pyramid, dim}, device);
       },
       py::arg("pyramid"), py::arg("dim"), py::arg("device"));
-  m.def("explain", py::overload_cast<const BlockPlan&>(&explain), py::arg("plan"));
+  m.def("explain", py::overload_cast<const FusedBlockPlan&>(&explain), py::arg("plan"));
   m.def("block", &run_block, py::arg("pyramid"), py::arg("dim"), py::arg("tensors"),
         py::call_guard<py::gil_scoped_release>());
 }

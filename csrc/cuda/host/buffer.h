@@ -1,4 +1,4 @@
-// Memory for the sanitizers' programs.
+// Memory of the sanitizers' programs.
 #pragma once
 
 #include <cmath>
@@ -9,7 +9,7 @@
 
 namespace deltaconv::cuda {
 
-// Exactly as large as it should be, so that what lies beyond is not ours.
+// An array that is exactly as large as it should be, so that what lies beyond is not ours.
 template <class T>
 struct Buffer {
   explicit Buffer(int64_t count) : values(new T[static_cast<size_t>(count)]), count(count) {}

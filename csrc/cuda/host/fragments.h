@@ -31,15 +31,15 @@ struct FragmentProduct {
     Accumulator sum;
     for (int n = 0; n < 4; ++n) sum.values[n] = p.addend[at(n)];
     const auto word = [&](int k) { return uint32_t(p.b[k * 8 + g].bits) | uint32_t(p.b[k * 8 + 8 + g].bits) << 16; };
-    BlockA left, right;
+    FragmentA left, right;
     if (p.columns == 8) {
-      load_block(shared + lane % 16 * 8, left);
+      load_fragment(shared + lane % 16 * 8, left);
       multiply_add<T>(sum, left, word(2 * q));
     } else {
       if (p.transposed) {
-        load_blocks_transposed(shared + (lane / 16 * 8 + lane % 8) * 16 + lane / 8 % 2 * 8, left, right);
+        load_fragments_transposed(shared + (lane / 16 * 8 + lane % 8) * 16 + lane / 8 % 2 * 8, left, right);
       } else {
-        load_blocks(shared + lane % 16 * 16 + lane / 16 * 8, left, right);
+        load_fragments(shared + lane % 16 * 16 + lane / 16 * 8, left, right);
       }
       multiply_add<T>(sum, left, right, word(2 * q), word(2 * q + 8));
     }
@@ -47,7 +47,7 @@ struct FragmentProduct {
   }
 };
 
-// Operands by address, as in ProductArguments.
+// Runs the product of operands that are given by address, as in ProductArguments.
 inline void multiply_fragments(ElementType type, uintptr_t a, uintptr_t b, uintptr_t addend, uintptr_t result,
                                int columns, bool transposed) {
   const auto run = [&](auto element) {

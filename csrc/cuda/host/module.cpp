@@ -15,11 +15,12 @@
 #include "cuda/host/run.h"
 
 namespace py = pybind11;
+using namespace deltaconv;
 using namespace deltaconv::cuda;
 
 namespace {
 
-// By the stage's index.
+// The tilings of all stages, in the order of Stage::index.
 std::vector<Tiling> tilings_of(const Stages& stages) {
   std::map<int32_t, Tiling> tilings;
   for (int32_t s = 0; s < stages.count; ++s) tilings[stages.at[s].index] = stages.at[s].tiling;
@@ -35,8 +36,8 @@ std::string demangled(const char* name) {
   return status == 0 ? text.get() : name;
 }
 
-// Called with a source file, a kernel's type, its arguments' type, blocks, threads, shared bytes and the
-// arguments' bytes.
+// Called with a source file, a kernel's type, its arguments' type, blocks, threads, shared bytes and
+// the arguments' bytes.
 using Launcher = std::function<void(std::string, std::string, std::string, int64_t, int, int64_t, py::bytes)>;
 
 void set_launcher(const std::optional<Launcher>& python) {
@@ -58,7 +59,7 @@ PYBIND11_MODULE(deltaconv_cuda_host, m) {
       .value("float16", ElementType::kFloat16)
       .value("bfloat16", ElementType::kBFloat16);
 
-  py::enum_<Road>(m, "Road").value("cuda_cores", Road::kCudaCores).value("tensor_cores", Road::kTensorCores);
+  py::enum_<Path>(m, "Path").value("cuda_cores", Path::kCudaCores).value("tensor_cores", Path::kTensorCores);
 
   py::class_<DeviceProperties>(m, "DeviceProperties")
       .def(py::init<int32_t, int32_t, int64_t, int64_t>(), py::arg("compute_capability"), py::arg("multiprocessors"),
@@ -67,14 +68,14 @@ PYBIND11_MODULE(deltaconv_cuda_host, m) {
 
   py::class_<PlanProblem>(m, "PlanProblem")
       .def(py::init([](const std::array<int64_t, 6>& sizes, std::vector<int64_t> factors, ElementType type,
-                       std::optional<Road> road, std::optional<int32_t> weight_columns) {
+                       std::optional<Path> path, std::optional<int32_t> weight_columns) {
              return PlanProblem{{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5]},
                                 std::move(factors),
                                 type,
-                                road,
+                                path,
                                 weight_columns};
            }),
-           py::arg("sizes"), py::arg("factors"), py::arg("type"), py::arg("road") = std::nullopt,
+           py::arg("sizes"), py::arg("factors"), py::arg("type"), py::arg("path") = std::nullopt,
            py::arg("weight_columns") = std::nullopt, "Sizes are B, H, W, C, S, K.");
 
   py::class_<HostImage>(m, "Image")
@@ -95,7 +96,7 @@ PYBIND11_MODULE(deltaconv_cuda_host, m) {
       .def_readonly("band_rows", &Tiling::band_rows);
 
   py::class_<LaunchPlan>(m, "LaunchPlan")
-      .def_property_readonly("tensor_cores", [](const LaunchPlan& plan) { return plan.road == Road::kTensorCores; })
+      .def_property_readonly("tensor_cores", [](const LaunchPlan& plan) { return plan.path == Path::kTensorCores; })
       .def_property_readonly("blocks", [](const LaunchPlan& plan) { return plan.grid.blocks; })
       .def_property_readonly("threads", [](const LaunchPlan& plan) { return plan.grid.threads; })
       .def_property_readonly("shared_bytes", [](const LaunchPlan& plan) { return plan.grid.shared_bytes; })
@@ -121,7 +122,12 @@ PYBIND11_MODULE(deltaconv_cuda_host, m) {
   m.def("backward", &run_backward, py::arg("problem"), py::arg("grad"), py::arg("gradients"),
         py::call_guard<py::gil_scoped_release>());
 
-  m.def("tensor_cores_take", &tensor_cores_take, py::arg("problem"), py::arg("device"));
+  m.def(
+      "tensor_cores_take",
+      [](const PlanProblem& problem, const DeviceProperties& device) {
+        return tensor_cores::forward_launch(problem, device, 0, 1).has_value();
+      },
+      py::arg("problem"), py::arg("device"));
   m.def("forward_plan", &forward_plan, py::arg("problem"), py::arg("device"));
   m.def("explain", py::overload_cast<const std::vector<LaunchPlan>&>(&explain), py::arg("launches"));
   m.def("explain", py::overload_cast<const BackwardPlan&>(&explain), py::arg("plan"));

@@ -8,7 +8,7 @@
 
 namespace deltaconv::cuda {
 
-// [B, H, W, channels] with dense channels; address 0: none.
+// A [B, H, W, channels] tensor with dense channels; address 0: none.
 struct HostImage {
   uintptr_t address;
   int64_t batch_stride, row_stride, col_stride;

@@ -1,12 +1,11 @@
-// Runs the forward and the backward pass of one problem once on the host build: what AddressSanitizer and
-// ThreadSanitizer watch. Fails if an output or gradient is not finite.
+// Runs the forward and the backward pass of one problem once on the host build, for AddressSanitizer and
+// ThreadSanitizer to watch. Fails if an output or a gradient is not finite.
 //
-//   sanitized B H W C K factor,factor,... type(0 float32, 1 float16, 2 bfloat16) gate residual
-//   shared_per_block
+//   sanitized B H W C K factor,factor,... type(0 float32, 1 float16, 2 bfloat16) gate residual shared_per_block
 //             [launch barrier]
 //
-// Prints how many barriers each launch has. With two more numbers that barrier of every thread of that launch
-// does nothing, which ThreadSanitizer must notice.
+// Prints how many barriers each launch has. With the two last numbers, that barrier of every thread of that launch does
+// nothing, which ThreadSanitizer must notice.
 #include <cstdio>
 #include <cstdlib>
 #include <sstream>

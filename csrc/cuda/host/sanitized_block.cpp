@@ -1,11 +1,11 @@
-// Runs the whole block once on the host build: what AddressSanitizer and ThreadSanitizer watch. Fails if the
-// result is not finite.
+// Runs the fused block once on the host build, for AddressSanitizer and ThreadSanitizer to watch. Fails if the result
+// is not finite.
 //
 //   sanitized_block B H W dim inter K factor type(1 float16, 2 bfloat16) residual multiprocessors
 //                   [launch barrier]
 //
-// Prints how many barriers each launch has. With two more numbers that barrier of every thread of that launch
-// does nothing, which ThreadSanitizer must notice.
+// Prints how many barriers each launch has. With the two last numbers, that barrier of every thread of that launch does
+// nothing, which ThreadSanitizer must notice.
 #include <cstdio>
 #include <cstdlib>
 
@@ -23,7 +23,7 @@ bool run(HostProblem pyramid, int64_t dim, bool with_residual) {
       in_weight(inter * dim), in_bias(inter), out_weight(dim * local), out_bias(dim), pool_weight(dim * dim),
       pool_bias(dim);
   Buffer<T> hidden(pixels * inter), between(pixels * local), result(pixels * dim);
-  const BlockPlan plan = block_plan({pyramid.plan, dim}, pyramid.device);
+  const FusedBlockPlan plan = fused_block_plan({pyramid.plan, dim}, pyramid.device);
   Buffer<float> workspace(plan.sums + plan.shifts);
   std::mt19937 generator(0);
   for (Buffer<T>* input :
@@ -45,6 +45,7 @@ bool run(HostProblem pyramid, int64_t dim, bool with_residual) {
 }  // namespace deltaconv::cuda
 
 int main(int count, char** arguments) {
+  using namespace deltaconv;
   using namespace deltaconv::cuda;
   if (count != 11 && count != 13) {
     std::fprintf(stderr, "expected 10 or 12 arguments, got %d: see the head of sanitized_block.cpp\n", count - 1);

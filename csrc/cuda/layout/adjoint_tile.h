@@ -1,16 +1,16 @@
-// How the flipped convolutions of the backward pass lay out their work on tensor cores: facts that the
-// plan and the kernel share. A block takes single channels instead of the forward's pairs, and so half its
-// shared memory: two blocks fit a multiprocessor, one loads while the other multiplies.
+// How the flipped convolutions of the backward pass divide their work on tensor cores: facts that the plan and the
+// kernel share. A CTA takes single channels where the forward takes pairs, and so half its shared memory: two CTAs fit
+// a multiprocessor, and one loads while the other multiplies.
 //
-// Shared memory of a block: a plane for each channel, in the order of banded_slot, replaced by its float32
-// results; then the flipped filters. Layouts and banks are those of banded_tile.h.
+// The shared memory of a CTA holds a plane for each channel, in the order of banded_slot, which the channel's float32
+// results replace; then the flipped filters. banded_tile.h explains both layouts and their banks.
 #pragma once
 
 #include "cuda/layout/banded_tile.h"
 
-namespace deltaconv::cuda {
+namespace deltaconv::cuda::tensor_cores {
 
-// Channels of a block: a sector of 32 bytes of a pixel.
+// Channels of a CTA: a pixel has 32 bytes of them, one sector.
 inline constexpr int kAdjointChannels = 16;
 
 template <class Banded>
@@ -25,4 +25,4 @@ struct AdjointTile {
   }
 };
 
-}  // namespace deltaconv::cuda
+}  // namespace deltaconv::cuda::tensor_cores

@@ -1,52 +1,61 @@
-// How the kernels of tensor cores lay out their work: facts that the plan and the kernels share. The mapping
-// itself is in tensor_cores/convolve.h.
+// How the kernels on tensor cores divide their work: facts that the plan and the kernels share. tensor_cores/convolve.h
+// explains the mapping of the convolution to matrix products.
 //
-// Shared memory of a block: the zero-padded planes of its channel pairs, u's and v's side by side, in the
-// order of banded_slot; then their filters, likewise; then what is parked.
+// The shared memory of a CTA holds the zero-padded planes of its channel pairs, u's plane and v's side by side,
+// pairs in the order of banded_slot; then the filters of the pairs in that order, u's and v's side by side;
+// then parked values.
 //
 //   plane    [plane_rows][kPitch] of T
-//   filter   [K][K + 1] words of two neighbouring taps, (0, w0), (w0, w1) … (wK-1, 0); an odd number of words
+//   filter   [K][K + 1] words, each of two neighbouring taps of a kernel row
 //
-// Banks. ldmatrix reads 8 rows of 16 bytes at a time. The rows that belong together are stored side by side
-// (stored_row), kPitch is an odd number of 16-byte units: the 8 rows lie in 8 different groups of 4 banks.
-// Two neighbouring pixels of 8 channels are written to 8 planes by a thread, and the gated results are read
-// like that: a warp has 16 neighbouring words of the planes of two channels, e and e + 8, which are
-// neighbours in banded_slot's order and whose distance is 64 bytes more than a multiple of 128: 32 different
-// banks. A filter's taps are read at up to 14 neighbouring words, and written by 32 lanes an odd number of
-// words apart.
+//   a kernel row of K = 3 taps    a  b  c
+//   its words                     (0, a)  (a, b)  (b, c)  (c, 0)
+//
+// Shared memory has 32 banks of 4 bytes. ldmatrix reads 8 rows of 16 bytes at a time; they must lie in 8 different
+// groups of 4 banks. Those 8 rows are stored side by side (stored_row), and kPitch is an odd number of 16-byte units.
+// A thread writes two neighbouring pixels of 8 channels as one word to each of 8 planes, and reads gated results in
+// that pattern: a warp has 16 neighbouring words of the planes of two channels, e and e + 8. Those planes are
+// neighbours in banded_slot's order, and their distance is 64 bytes more than a multiple of 128, so that the words lie
+// in 32 different banks. Taps of a filter are read at up to 14 neighbouring words, and written by 32 lanes an odd
+// number of words apart.
+//
+//   channel pair c      0   1   2  ...   7   8   9  ...  15
+//   banded_slot(c)      0   2   4  ...  14   1   3  ...  15
 #pragma once
 
+#include "cuda/layout/band.h"
 #include "cuda/layout/stages.h"
 
-namespace deltaconv::cuda {
+namespace deltaconv::cuda::tensor_cores {
 
-// Channel pairs of a block: a sector of 32 bytes of a pixel, in each half of its channels.
+// Channel pairs of a CTA: in each half of its channels, a pixel has 32 bytes of them, one sector.
 inline constexpr int kBandedPairs = 16;
 
-// Registers of a thread: one block of 512 threads or two of 256 fill a multiprocessor's 65536.
+// Threads of the largest CTA, and registers of a thread. One CTA of 512 threads or two of 256 fill the 65536 registers
+// of a multiprocessor.
 inline constexpr int kBandedThreads = 512, kBandedRegisters = 128;
 
-// Where a block keeps what its registers do not hold during the products.
+// Bytes of shared memory where a CTA parks values that its registers cannot hold during the products.
 inline constexpr int kParkedBytes = 32;
 
-// The place of the block's channel pair c among the planes.
+// The position of the CTA's channel pair c among the planes.
 DELTACONV_ANYWHERE int banded_slot(int c) { return c % 8 * 2 + c / 8; }
 static_assert(kBandedPairs == 16);
 
-// What a block computes of a stage's grid: kRows x kCols results of each pair. A warp computes all of a
-// channel's at once, as kStep x kBlocks accumulators of 16 x 8.
-template <int kBandBlocks, int kRowStep, int kColBlocks>
+// A CTA computes kRows x kCols results of each channel pair on a stage's grid. A warp computes all of one channel's
+// results at once, in kStep x kFragments accumulators of 16 x 8.
+template <int kBandFragments, int kRowStep, int kColFragments>
 struct BandedTile {
-  static constexpr int kBand = kBandBlocks;  // height of the banded matrix in blocks of 8: K + 7 <= 8 kBand
-  static constexpr int kStep = kRowStep;     // row m of accumulator i is row m * kStep + i of the tile
-  static constexpr int kBlocks = kColBlocks;
+  static constexpr int kBand = kBandFragments;  // height of the banded matrix in fragments of 8 rows: K + 7 <= 8 kBand
+  static constexpr int kStep = kRowStep;        // row m of accumulator i is row m * kStep + i of the tile
+  static constexpr int kFragments = kColFragments;
 
-  static constexpr int kRows = 16 * kStep, kCols = 8 * kBlocks;
-  static constexpr int kLoads = kBlocks + kBand - 1;  // blocks of 8 columns in a row of the plane
+  static constexpr int kRows = 16 * kStep, kCols = 8 * kFragments;
+  static constexpr int kLoads = kFragments + kBand - 1;  // fragments of 8 columns in a row of the plane
   static constexpr int kPitch = 8 * (kLoads | 1);
 
-  // Gated results wait for those of the other channels where the pair's planes were, as
-  // [kRows][kResultPitch] float32. A half warp writes 8 words of 4 rows, kStep apart: 8 banks apart.
+  // Gated results wait for those of the other channels where the pair's planes were, as [kRows][kResultPitch] float32.
+  // Half a warp writes 8 words to each of 4 rows that are kStep apart: these rows are 8 banks apart.
   static constexpr int kResultPitch = kCols + 8 / kStep;
 
   static DELTACONV_ANYWHERE int plane_rows(int K) { return kRows + K - 1; }
@@ -62,7 +71,12 @@ struct BandedTile {
   }
   static DELTACONV_ANYWHERE int64_t shared_bytes(int K) { return parked_offset(K) + kParkedBytes; }
 
-  // Where row r of the padded plane is stored, and the reverse: rows of equal r % kStep lie side by side.
+  // Row r of the padded plane is stored at stored_row(r, K), and plane_row is the inverse. Rows of equal r % kStep lie
+  // side by side.
+  //
+  //   8 rows, kStep = 2
+  //   row r         0  1  2  3  4  5  6  7
+  //   stored at     0  4  1  5  2  6  3  7
   static_assert(kStep <= 2);
   static DELTACONV_ANYWHERE int stored_row(int r, int K) { return r % kStep * (plane_rows(K) / kStep) + r / kStep; }
   static DELTACONV_ANYWHERE int plane_row(int stored, int K) {
@@ -71,24 +85,15 @@ struct BandedTile {
   }
 };
 
-inline constexpr int kBandedMinKernel = 7, kBandedMaxKernel = 25;
-
 // Calls visit with each tile that there are kernels of for this K.
 template <class Visit>
 void for_each_banded_tile(int64_t K, const Visit& visit) {
-  if (K < kBandedMinKernel || K > kBandedMaxKernel) return;
-  if (K <= 9) {
-    visit(BandedTile<2, 1, 2>());
-    visit(BandedTile<2, 2, 2>());
-    visit(BandedTile<2, 2, 4>());
-  } else if (K <= 17) {
-    visit(BandedTile<3, 1, 2>());
-    visit(BandedTile<3, 2, 2>());
-    visit(BandedTile<3, 2, 4>());
-  } else {
-    visit(BandedTile<4, 1, 2>());
-    visit(BandedTile<4, 2, 2>());
-  }
+  with_band(K, [&](auto band) {
+    constexpr int kBand = decltype(band)::value;
+    visit(BandedTile<kBand, 1, 2>());
+    visit(BandedTile<kBand, 2, 2>());
+    if constexpr (kBand < 4) visit(BandedTile<kBand, 2, 4>());
+  });
 }
 
-}  // namespace deltaconv::cuda
+}  // namespace deltaconv::cuda::tensor_cores

@@ -1,4 +1,5 @@
-// Divisions by numbers that are known before a launch, without a division: a multiplication and a shift.
+// Divides by numbers that are known before a launch with a multiplication and a shift. A GPU has
+// no division instruction.
 #pragma once
 
 #include <cstdint>
@@ -7,9 +8,10 @@
 
 namespace deltaconv::cuda {
 
-// Divides n < 2^31. With 2^(log - 1) < value <= 2^log the quotient is n * ceil(2^(31 + log) / value) >> (31 +
-// log): the factor is less than 1 above the exact one, so that the product is off by less than n / 2^(31 +
-// log), which is less than 1 / value.
+// Divides n < 2^31 by `value`. With log such that 2^(log - 1) < value <= 2^log, the quotient is
+//     n * factor >> (31 + log),  factor = ceil(2^(31 + log) / value).
+// The factor is less than 1 above the exact one, so that the quotient before rounding is off by less than n / 2^(31 +
+// log) < 1 / value, which cannot reach the next integer.
 struct Divisor {
   uint32_t value = 1, factor = 0, shift = 0;
 
@@ -24,7 +26,7 @@ struct Divisor {
   DELTACONV_ANYWHERE uint32_t quotient(uint32_t n) const {
     return value == 1 ? n : static_cast<uint32_t>(uint64_t{n} * factor >> 32) >> shift;
   }
-  // The quotient; the remainder takes n's place.
+  // Returns the quotient and leaves the remainder in n.
   DELTACONV_ANYWHERE uint32_t divide(uint32_t& n) const {
     const uint32_t quotient_of_n = quotient(n);
     n -= quotient_of_n * value;

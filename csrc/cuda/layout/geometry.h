@@ -1,5 +1,12 @@
-// Where pooling windows and upsampling cells lie along one axis, in exact integer arithmetic. An axis has
-// `size` pixels, reduced to size / factor; sizes are below 2^30.
+// Where pooling windows and upsampling cells lie along one axis, in exact integer arithmetic. An axis has `size`
+// pixels, which a stage reduces to size / factor pixels; sizes are below 2^30.
+//
+//   size 5, factor 2, so 2 reduced pixels
+//   pixel                 0    1    2    3    4
+//   pooling windows      [0    0    0]              windows share pixel 2, because 5 is no multiple of 2
+//                                  [1    1    1]
+//   upsampling cell      -1    0    0    0    1     pixel 0 lies before the centre of reduced pixel 0, pixel 4 behind
+//                                                   that of reduced pixel 1
 #pragma once
 
 #include <cstdint>
@@ -15,8 +22,8 @@ namespace deltaconv::cuda {
 struct Axis {
   int32_t size, reduced, factor;
 
-  // Pooling window i is [start, end): floor(i * size / reduced) and ceil((i + 1) * size / reduced). With
-  // size = reduced * factor + rest and rest < factor, no product exceeds size.
+  // Pooling window i is [start, end) with start = floor(i * size / reduced) and end = ceil((i + 1) * size / reduced).
+  // Both are computed from size = reduced * factor + rest, so that no product exceeds size.
   DELTACONV_ANYWHERE int32_t window_start(int32_t i) const {
     const int32_t rest = size - reduced * factor;
     return rest == 0 ? i * factor : i * factor + i * rest / reduced;
@@ -27,15 +34,15 @@ struct Axis {
     return rest == 0 ? next * factor : next * factor + (next * rest + reduced - 1) / reduced;
   }
 
-  // The last window that holds pixel y; where factor > 1, only the one before it may hold it too.
+  // The last window that holds pixel y. Where factor > 1, the window before it may hold the pixel too, and no other.
   DELTACONV_ANYWHERE int32_t last_window(int32_t y) const {
     if (reduced * factor == size) return y / factor;
     return static_cast<int32_t>(((static_cast<int64_t>(y) + 1) * reduced - 1) / size);
   }
 
-  // Bilinear upsampling (align_corners=False): pixel y lies between reduced pixels m and m + 1, its cell
-  // m = floor((y + 1/2) * reduced / size - 1/2), from -1 to reduced - 1. The first pixel of cell m, and size
-  // beyond:
+  // The first pixel of cell m, or size beyond the last cell. Bilinear upsampling (align_corners=False) takes
+  // pixel y from reduced pixels m and m + 1; m = floor((y + 1/2) * reduced / size - 1/2), from -1 to reduced - 1,
+  // is the pixel's cell.
   DELTACONV_ANYWHERE int32_t cell_start(int32_t m) const {
     if (m < 0) return 0;
     if (m >= reduced) return size;
@@ -45,12 +52,13 @@ struct Axis {
   }
 };
 
-// Walks over consecutive pixels with their cell and how far into it they lie, without a division a step.
+// Walks over consecutive pixels and knows the cell of each and how far into the cell it lies, without a
+// division a step.
 class UpsampleWalk {
  public:
   DELTACONV_ANYWHERE UpsampleWalk(const Axis& axis, int32_t y)
       : step_(2u * axis.reduced), denominator_(2u * axis.size), scale_(0.5f / static_cast<float>(axis.size)) {
-    // Above 0, so that the division rounds down.
+    // The dividend is kept above 0, so that the division rounds down.
     const int64_t shifted = (2 * static_cast<int64_t>(y) + 1) * axis.reduced + axis.size;
     cell_ = static_cast<int32_t>(shifted / denominator_) - 1;
     numerator_ = static_cast<uint32_t>(shifted % denominator_);
@@ -62,7 +70,7 @@ class UpsampleWalk {
       ++cell_;
     }
   }
-  // Between reduced pixels cell() and cell() + 1, both to be clamped to the image.
+  // The pixel lies between reduced pixels cell() and cell() + 1, both to be clamped to the image.
   DELTACONV_ANYWHERE int32_t cell() const { return cell_; }
   DELTACONV_ANYWHERE float fraction() const { return static_cast<float>(numerator_) * scale_; }
 
@@ -72,14 +80,15 @@ class UpsampleWalk {
   float scale_;
 };
 
-// The pixels [begin, end) that were interpolated from one row or column of a grid. The first is `start` from
-// it, in units of the grid, each `step` from the next, all less than one; beyond the grid's ends there is
-// nothing else to take from: those that low and high bound have all of it.
+// The pixels [begin, end) that were interpolated from one row or column of a grid. In units of the grid, the first
+// pixel lies `start` from it, and neighbouring pixels lie `step` apart. A pixel's weight falls with its distance, down
+// to zero at distance one. Pixels beyond the first or last row of the grid were interpolated from that row alone: `low`
+// and `high` bound the distance there, so that their weight is one.
 struct UpsampledSpan {
   int32_t begin, end;
   float start, step, low, high;
 
-  static DELTACONV_ANYWHERE UpsampledSpan of(const Axis& axis, int32_t at) {
+  static DELTACONV_ANYWHERE UpsampledSpan around(const Axis& axis, int32_t at) {
     if (at >= axis.reduced) return {0, 0, 0.0f, 0.0f, 0.0f, 0.0f};
     const int32_t begin = axis.cell_start(at - 1);
     const UpsampleWalk walk(axis, begin);
@@ -90,7 +99,7 @@ struct UpsampledSpan {
             at == 0 ? 0.0f : -1.0f,
             at + 1 == axis.reduced ? 0.0f : 1.0f};
   }
-  // The part of a pixel that comes from here.
+  // The weight that this row or column had in a pixel.
   DELTACONV_ANYWHERE float weight(int32_t pixel) const {
     const float distance = static_cast<float>(pixel - begin) * step + start;
     const float bounded = distance < low ? low : distance > high ? high : distance;

@@ -1,4 +1,4 @@
-// What the host hands to the kernels, by value. See plan/plan.h for the stages' tilings.
+// What the host hands to the kernels, by value. plan/plan.h decides the tilings of the stages.
 #pragma once
 
 #include "cuda/device/types.h"
@@ -6,13 +6,6 @@
 #include "pyramid.h"
 
 namespace deltaconv::cuda {
-
-// A [B, H, W, channels] tensor; strides in elements, the channels' is 1.
-template <class P>
-struct Image {
-  P* data;
-  int64_t batch_stride, row_stride, col_stride;
-};
 
 // Whether every row of channels of this image can be read and written 16 aligned bytes at a time.
 template <class P>
@@ -29,7 +22,7 @@ struct Problem {
   Gate gate;
   float gate_scale;
   bool vectors;   // C/2 and the alignment of all tensors allow 16-byte accesses to channels
-  int32_t pairs;  // of channels (c, c + C/2) that a block takes
+  int32_t pairs;  // channel pairs (c, c + C/2) of a CTA
   Stages stages;
   Image<const T> x;
   const T* weight;  // [S, K, K, C]
@@ -43,39 +36,39 @@ struct ForwardArguments {
   T* result;                // contiguous [B, H, W, S * C / 2]
 };
 
-// The workspace's parts are at workspace + the stage's offset; see plan/plan.h.
+// A part of the workspace begins at workspace + the stage's offset, in floats; plan/plan.h says what the parts are.
 template <class T>
 struct BackwardArguments {
   Problem<T> problem;
   Image<const T> grad;  // [B, H, W, S * C / 2]
   T* grad_x;            // contiguous, or null
   float* workspace;
-  // Offsets by Stage::index. Inputs are kept for the gradients of weight and bias alone.
+  // Offsets by Stage::index. Inputs are kept only if the gradient of weight or bias is wanted.
   int64_t grad_a[kMaxStages], scales[kMaxStages], inputs[kMaxStages], grad_d[kMaxStages];
   bool keep_inputs;
 };
 
-// For launches of adjoint convolutions.
+// The arguments of an adjoint convolution's launch.
 template <class T>
 struct BackwardInputArguments {
   BackwardArguments<T> backward;
-  Stages tiles;  // how the launch's grids are cut; of the last one x's own grid
-  bool last;     // writes grad_x, else grad_d
+  Stages tiles;  // how the launch's grids are cut; the last launch has one grid, that of x
+  bool last;     // the launch writes grad_x, else grad_d
 };
 
 template <class T>
 struct BackwardWeightArguments {
   BackwardArguments<T> backward;
   float* partials;  // [partitions, S, K * K + 1, C]
-  int32_t partitions, tasks_per_block, slices;
+  int32_t partitions, tasks_per_cta, slices;
 };
 
-// Sums the partials in their order.
+// The arguments of the launch that adds up partial sums, in their order.
 template <class T>
-struct ReduceArguments {
+struct WeightSumArguments {
   Sizes sizes;
   const float* partials;
-  int32_t partitions[kMaxStages];  // of each stage, those that have tiles
+  int32_t partitions[kMaxStages];  // for each stage, the partitions that have tiles
   T* grad_weight;                  // or null
   T* grad_bias;                    // or null
 };

@@ -1,4 +1,4 @@
-// How the stages of the pyramid are cut into the tiles of thread blocks.
+// How the stages of the pyramid are cut into tiles, one for each CTA and channel block.
 #pragma once
 
 #include "cuda/layout/division.h"
@@ -6,41 +6,52 @@
 
 namespace deltaconv::cuda {
 
-// Tiles of rows x cols reduced pixels, the next one step_rows or step_cols further. Tiles whose results are
-// upsampled share their last row and column with the next tile, so that each holds both ends of the cells it
-// owns.
+// Tiles of rows x cols reduced pixels; the next tile begins step_rows or step_cols further. Tiles whose results are
+// upsampled share their last row and column with the next tile, so that each tile holds both ends of the cells it owns.
+//
+//   9 reduced rows in tiles of 4, not upsampled: step 4     0-3  4-7  8-8
+//   9 reduced rows in tiles of 4, upsampled: step 3         0-3  3-6  6-8
 struct Tiling {
   int32_t rows, cols, step_rows, step_cols, count_rows, count_cols;
-  int32_t band_rows;  // input rows that shared memory holds at a time
+  int32_t band_rows;  // input rows that shared memory holds at a time; 0 on tensor cores
   DELTACONV_ANYWHERE int64_t count() const { return static_cast<int64_t>(count_rows) * count_cols; }
 };
 
-// One stage's grid.
+// The grid of one stage.
 struct Stage {
-  int32_t index;  // in factors: which filters, which slice of the result
+  int32_t index;  // position in factors; selects the filters and the slice of the result
   Axis rows, cols;
   Tiling tiling;
 };
 
-// Kernel parameters are limited to 4 KB; more stages take more launches.
+// Stages of one launch. Kernel parameters are limited to 4 KB; more stages take more launches.
 inline constexpr int kMaxStages = 16;
 
-// The i-th of `parts` nearly equal parts of [0, count), and the size of the largest.
 struct Span {
   int32_t begin, end;
 };
+
+// The i-th of `parts` nearly equal parts of [0, count).
 DELTACONV_ANYWHERE Span share(int32_t count, int32_t i, int32_t parts) {
   const int64_t n = count;
   return {static_cast<int32_t>(n * i / parts), static_cast<int32_t>(n * (i + 1) / parts)};
 }
 
-// The order of a launch's blocks. The image is cut into cells, as many as the coarsest stage has tiles; cell
-// after cell, the blocks of all stages, so that the second stage finds in the L2 what the first one read.
-// Neighbouring blocks differ in their channels: they share lines of device memory. A stage's blocks in a cell
-// are counted as in its largest cell; elsewhere a few have nothing to do. All of it is computed with the
-// plan, since a block starts by looking itself up.
-struct BlockOrder {
-  // A stage's tiles along an axis, in nearly equal parts, one for each row or column of cells.
+// The order of a launch's CTAs. The image is cut into cells, as many as the coarsest stage has tiles. The CTAs go
+// through the image cell by cell and take all stages of a cell before the next cell, so that the second stage
+// finds in the L2 cache what the first one read. Neighbouring CTAs differ in their channels, because those share
+// lines of device memory.
+//
+// Every cell counts as many CTAs for a stage as the stage's largest cell needs; in smaller cells a few CTAs
+// have nothing to do. The plan computes all of this in advance, since the first thing that a CTA does is to
+// look up its tile.
+//
+//   5 tiles of stage 0 and 2 of stage 1 in a row of the image, one channel block: 2 cells of 3 + 1 CTAs
+//   CTA       0  1  2  3  |  4  5  6  7
+//   stage     0  0  0  1  |  0  0  0  1
+//   tile      0  1  -  0  |  2  3  4  1     the first cell has 2 tiles of stage 0: CTA 2 has nothing to do
+struct CtaOrder {
+  // A stage's tiles along one axis in nearly equal parts, one part for each row or column of cells.
   struct Parts {
     int32_t each, rest;
     DELTACONV_ANYWHERE int32_t begin(int32_t i, const Divisor& parts) const {
@@ -51,22 +62,22 @@ struct BlockOrder {
     }
     DELTACONV_ANYWHERE int32_t most() const { return each + (rest > 0); }
   };
-  struct OfStage {
+  struct StageOrder {
     Parts rows, cols;
-    uint32_t blocks;  // in a cell
-    Divisor across;   // tiles in a row of the largest cell
+    uint32_t ctas;   // in a cell
+    Divisor across;  // tiles in a row of the largest cell
   };
   static constexpr int32_t kMostCells = 32767;  // along an axis, so that rest * i has 31 bits
 
-  int32_t pairs = 0;  // of channels that a block takes
-  Divisor channel_blocks, blocks_of_cell, blocks_of_image, cell_rows, cell_cols;
-  OfStage of[kMaxStages] = {};
+  int32_t pairs = 0;  // channel pairs of a CTA
+  Divisor channel_blocks, ctas_of_cell, ctas_of_image, cell_rows, cell_cols;
+  StageOrder stages[kMaxStages] = {};
 };
 
 struct Stages {
   int32_t count;
   Stage at[kMaxStages];
-  BlockOrder order = {};
+  CtaOrder order = {};
 };
 
 inline Tiling tile_stage(const Axis& rows, const Axis& cols, int32_t tile_rows, int32_t tile_cols, bool share_borders) {

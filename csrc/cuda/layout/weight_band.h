@@ -1,39 +1,44 @@
-// How the weight gradient's kernel of tensor cores lays out its work: facts that the plan and the kernel
-// share. The mapping itself is in tensor_cores/weight/kernel.h.
+// How the weight gradient's kernel on tensor cores divides its work: facts that the plan and the kernel share.
+// tensor_cores/weight/kernel.h explains the mapping to matrix products.
 //
-// A warp takes one channel of a partition of the stage's tiles. The block's shared memory: for each warp two
-// buffers, one of which is filled while the other is used; then where its planes are; then the sums of its
-// taps.
+// A warp takes one channel of one partition of the stage's tiles. The shared memory of a CTA holds two buffers for each
+// warp, one of which is filled while the other is used; then a note for each warp of where its planes are; then the
+// sums of each warp's taps.
 //
-//   inputs  [input_rows][kPitch] of T: the zero-padded plane, from K / 2 left of the tile on
-//   grads   [kRows][kGradPitch] of T, the tile's first column is element `lead` (backward_workspace.h)
-//   totals  [K * K + 1 | 1] float32, the last tap is the bias
+//   buffer  inputs  [input_rows][kPitch] of T: the zero-padded plane, from K / 2 left of the tile on
+//           grads   [kRows][kGradPitch] of T; the first column of the tile is element `lead` (backward_workspace.h)
+//   sums    [K * K + 1 | 1] float32; the last tap is the bias
 //
-// Rows of equal parity lie side by side, and pitches are odd numbers of 16 bytes: the 8 rows of a matrix that
-// ldmatrix reads lie in different groups of 4 banks.
+// Rows of equal parity lie side by side, and pitches are odd numbers of 16 bytes: the 8 rows of a matrix that ldmatrix
+// reads lie in different groups of 4 banks.
+//
+//   8 rows of gradients in a buffer, by their number in the tile:    0  2  4  6  1  3  5  7
 #pragma once
 
+#include "cuda/layout/band.h"
 #include "cuda/layout/stages.h"
 
-namespace deltaconv::cuda {
+namespace deltaconv::cuda::tensor_cores {
 
-// Registers of a thread: blocks of up to 256 threads, two of the largest fill a multiprocessor's 65536.
+// Threads of the largest CTA, and registers of a thread. Two CTAs of 256 threads fill the 65536 registers
+// of a multiprocessor.
 inline constexpr int kWeightBandThreads = 256, kWeightBandRegisters = 128;
 
-// Rows of a half tile. The halves of a tile are neighbours in an image, or belong to two images.
+// Rows of half a tile. The halves of a tile are neighbours in one image, or belong to two images.
 inline constexpr int kHalfRows = 16;
 
-template <int kBandBlocks, int kColBlocks>
+template <int kBandFragments, int kColFragments>
 struct WeightBand {
-  static constexpr int kBand = kBandBlocks;  // blocks of 8 columns that 8 columns of gradients meet: K + 7
-  static constexpr int kBlocks = kColBlocks;
+  static constexpr int kBand =
+      kBandFragments;  // fragments of 8 columns that 8 columns of gradients meet: K + 7 columns
+  static constexpr int kFragments = kColFragments;
 
-  static constexpr int kRows = 2 * kHalfRows, kCols = 8 * kBlocks;
-  static constexpr int kLoads = kBlocks + kBand - 1;  // blocks of 8 columns in a row of inputs
-  static constexpr int kPitch = 8 * (kLoads | 1), kGradPitch = 8 * ((kBlocks + 1) | 1);
+  static constexpr int kRows = 2 * kHalfRows, kCols = 8 * kFragments;
+  static constexpr int kLoads = kFragments + kBand - 1;  // fragments of 8 columns in a row of inputs
+  static constexpr int kPitch = 8 * (kLoads | 1), kGradPitch = 8 * ((kFragments + 1) | 1);
 
-  // Kernel rows that a warp keeps sums of at a time; the others take another turn. More would need registers
-  // for their sums and save one in ten reads of inputs.
+  // A warp sums this many kernel rows at most at a time; the other kernel rows take another turn. More rows would need
+  // registers for their sums and save one in ten reads of inputs.
   static constexpr int kMostRows = kBand == 4 ? 4 : 5, kLeastRows = 3;
 
   static DELTACONV_ANYWHERE int64_t buffer_bytes(int input_rows) {
@@ -41,28 +46,22 @@ struct WeightBand {
   }
 };
 
-inline constexpr int kChannelPlanesBytes = 88;  // what a warp notes of where its planes are
+inline constexpr int kChannelPlanesBytes = 88;  // size of a warp's note of where its planes are
 
 DELTACONV_ANYWHERE int weight_totals(int K) { return (K * K + 1) | 1; }
 
-// Rows of inputs that a half tile meets, and a whole one. Both are even.
+// Rows of inputs that a half tile meets, and a whole tile. Both numbers are even.
 DELTACONV_ANYWHERE int half_input_rows(int K) { return kHalfRows + K - 1; }
 DELTACONV_ANYWHERE int joined_input_rows(int K) { return 2 * kHalfRows + K - 1; }
 
 // Calls visit with each tile that there is a kernel of for this K.
 template <class Visit>
 void for_each_weight_band(int64_t K, const Visit& visit) {
-  if (K < 7 || K > 25) return;
-  if (K <= 9) {
-    visit(WeightBand<2, 2>());
-    visit(WeightBand<2, 4>());
-  } else if (K <= 17) {
-    visit(WeightBand<3, 2>());
-    visit(WeightBand<3, 4>());
-  } else {
-    visit(WeightBand<4, 2>());
-    visit(WeightBand<4, 4>());
-  }
+  with_band(K, [&](auto band) {
+    constexpr int kBand = decltype(band)::value;
+    visit(WeightBand<kBand, 2>());
+    visit(WeightBand<kBand, 4>());
+  });
 }
 
-}  // namespace deltaconv::cuda
+}  // namespace deltaconv::cuda::tensor_cores

@@ -10,7 +10,7 @@ namespace deltaconv::cuda {
 namespace {
 
 struct Gradients {
-  Tensor x, weight, bias;  // [0] where not wanted
+  Tensor x, weight, bias;  // shape [0] where not wanted
 };
 
 template <class T>
@@ -25,7 +25,7 @@ void launch_on(const Inputs& inputs, const PlanProblem& problem, const Tensor& g
   const BackwardPlan plan = backward_plan(problem, device_properties(device));
   const Tensor workspace = torch::stable::new_empty(inputs.x, {plan.workspace.size}, ScalarType::Float);
   BackwardArguments<T> arguments{};
-  arguments.grad = image_of<T>(grad);
+  arguments.grad = image_of<const T>(grad);
   arguments.problem = problem_of<T>(inputs, rows_aligned(arguments.grad));
   arguments.grad_x = data_or_null<T>(gradients.x);
   arguments.workspace = static_cast<float*>(workspace.mutable_data_ptr());

@@ -1,4 +1,4 @@
-// The whole block at inference as an operator: tensors, workspace, registration.
+// The fused block as an operator: tensors, workspace, registration.
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
@@ -12,7 +12,7 @@ namespace {
 
 using Shape = std::vector<int64_t>;
 
-// The tensor, or a copy of it, contiguous and aligned for 16-byte accesses.
+// The tensor if it is contiguous and aligned for 16-byte accesses, else a copy that is.
 Tensor dense(const char* name, const Tensor& tensor, const Tensor& x, const Shape& shape) {
   STD_TORCH_CHECK(
       tensor.scalar_type() == x.scalar_type() && tensor.is_cuda() && tensor.get_device_index() == x.get_device_index(),
@@ -42,7 +42,7 @@ const T* data_of(const std::optional<Tensor>& tensor) {
   return tensor ? static_cast<const T*>(tensor->const_data_ptr()) : nullptr;
 }
 
-struct Block {
+struct FusedBlock {
   Tensor x;
   std::optional<Tensor> residual;
   Linear in, out, pool;
@@ -50,28 +50,28 @@ struct Block {
 };
 
 template <class T>
-Tensor launch_on(const Block& block, const BlockProblem& problem) {
+Tensor launch_on(const FusedBlock& block, const FusedBlockProblem& problem) {
   const Tensor &x = block.x, &hidden = block.pyramid.x;
   const Sizes& sizes = block.pyramid.sizes;
   const int32_t device = x.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
-  const BlockPlan plan = block_plan(problem, device_properties(device));
+  const FusedBlockPlan plan = fused_block_plan(problem, device_properties(device));
   const Tensor local = torch::stable::new_empty(x, {sizes.B, sizes.H, sizes.W, plan.out.depth});
   const Tensor result = torch::stable::new_empty(x, {sizes.B, sizes.H, sizes.W, problem.dim});
   const Tensor workspace = torch::stable::new_empty(x, {plan.sums + plan.shifts}, ScalarType::Float);
-  const BlockTensors<T> tensors{data_of<T>(x),
-                                data_of<T>(block.residual),
-                                data_of<T>(block.in.weight),
-                                data_of<T>(block.in.bias),
-                                data_of<T>(block.out.weight),
-                                data_of<T>(block.out.bias),
-                                data_of<T>(block.pool.weight),
-                                data_of<T>(block.pool.bias),
-                                static_cast<T*>(hidden.mutable_data_ptr()),
-                                static_cast<T*>(local.mutable_data_ptr()),
-                                static_cast<T*>(result.mutable_data_ptr()),
-                                static_cast<float*>(workspace.mutable_data_ptr())};
-  launch_block<T>(plan, tensors, problem_of<T>(block.pyramid, true), current_stream(device));
+  const FusedBlockTensors<T> tensors{data_of<T>(x),
+                                     data_of<T>(block.residual),
+                                     data_of<T>(block.in.weight),
+                                     data_of<T>(block.in.bias),
+                                     data_of<T>(block.out.weight),
+                                     data_of<T>(block.out.bias),
+                                     data_of<T>(block.pool.weight),
+                                     data_of<T>(block.pool.bias),
+                                     static_cast<T*>(hidden.mutable_data_ptr()),
+                                     static_cast<T*>(local.mutable_data_ptr()),
+                                     static_cast<T*>(result.mutable_data_ptr()),
+                                     static_cast<float*>(workspace.mutable_data_ptr())};
+  launch_fused_block<T>(plan, tensors, problem_of<T>(block.pyramid, true), current_stream(device));
   return result;
 }
 
@@ -87,14 +87,14 @@ Tensor block_cuda(const Tensor& x, const Tensor& in_weight, const std::optional<
   STD_TORCH_CHECK(dim % 8 == 0 && inter % 8 == 0 && local % 8 == 0,
                   "x, in_weight, out_weight: expected multiples of 8 channels, got ", dim, ", ", inter, ", ", local);
   const Tensor hidden = torch::stable::new_empty(x, {shape[0], shape[1], shape[2], inter});
-  Block block{dense("x", x, x, shape),
-              std::nullopt,
-              Linear("in_weight, in_bias", in_weight, in_bias, x, inter, dim),
-              Linear("out_weight, out_bias", out_weight, out_bias, x, dim, local),
-              Linear("pool_weight, pool_bias", pool_weight, pool_bias, x, dim, dim),
-              Inputs(hidden, weight, bias, std::move(factors), gate, gate_scale)};
+  FusedBlock block{dense("x", x, x, shape),
+                   std::nullopt,
+                   Linear("in_weight, in_bias", in_weight, in_bias, x, inter, dim),
+                   Linear("out_weight, out_bias", out_weight, out_bias, x, dim, local),
+                   Linear("pool_weight, pool_bias", pool_weight, pool_bias, x, dim, dim),
+                   Inputs(hidden, weight, bias, std::move(factors), gate, gate_scale)};
   if (residual) block.residual = dense("residual", *residual, x, shape);
-  const BlockProblem problem{plan_problem_of(block.pyramid), dim};
+  const FusedBlockProblem problem{plan_problem_of(block.pyramid), dim};
   if (block.pyramid.empty()) return torch::stable::new_empty(x, shape);
   const ElementType type = problem.pyramid.type;
   STD_TORCH_CHECK(type != ElementType::kFloat32, "x: expected float16 or bfloat16, got float32");

@@ -14,8 +14,8 @@ void launch_on(const Inputs& inputs, const PlanProblem& plan, const std::optiona
                const Tensor& result) {
   const int32_t device = inputs.x.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
-  const Image<const T> residual_image = residual ? image_of<T>(*residual) : Image<const T>{nullptr, 0, 0, 0};
-  const bool vectors = rows_aligned(residual_image) && rows_aligned(image_of<T>(result));
+  const Image<const T> residual_image = residual ? image_of<const T>(*residual) : Image<const T>{nullptr, 0, 0, 0};
+  const bool vectors = rows_aligned(residual_image) && rows_aligned(image_of<const T>(result));
   const ForwardArguments<T> arguments{problem_of<T>(inputs, vectors), residual_image,
                                       static_cast<T*>(result.mutable_data_ptr())};
   launch_forward(forward_plan(plan, device_properties(device)), arguments, current_stream(device));

@@ -6,19 +6,20 @@
 
 namespace deltaconv::cuda {
 
-// The block's tensors, contiguous and 16-byte aligned, by address.
+// The fused block's tensors, contiguous and 16-byte aligned, by address.
 template <class T>
-struct BlockTensors {
+struct FusedBlockTensors {
   const T *x, *residual;             // [B, H, W, dim]; residual may be null
   const T *in_weight, *in_bias;      // [C, dim], [C] or null
   const T *out_weight, *out_bias;    // [dim, S * C / 2], [dim] or null
   const T *pool_weight, *pool_bias;  // [dim, dim], [dim] or null
   T *hidden, *local, *result;        // [B, H, W, C], [B, H, W, S * C / 2], [B, H, W, dim]
-  float* workspace;                  // plan.sums + plan.shifts
+  float* workspace;                  // plan.sums + plan.shifts floats
 };
 
 template <class T>
-Projection<T> projection_of(const ProjectionPlan& plan, const Sizes& sizes, const T* from, const T* weight, T* to) {
+fused_block::Projection<T> projection_of(const ProjectionPlan& plan, const Sizes& sizes, const T* from, const T* weight,
+                                         T* to) {
   return {sizes.B,
           sizes.H * sizes.W,
           static_cast<int32_t>(plan.depth),
@@ -30,24 +31,27 @@ Projection<T> projection_of(const ProjectionPlan& plan, const Sizes& sizes, cons
           to};
 }
 
-// All of the block. `pyramid` is the problem between, from `hidden` to `local`.
+// Launches all of the fused block. `pyramid` is the problem in between, from `hidden` to `local`.
 template <class T>
-void launch_block(const BlockPlan& plan, const BlockTensors<T>& tensors, const Problem<T>& pyramid, Stream stream) {
+void launch_fused_block(const FusedBlockPlan& plan, const FusedBlockTensors<T>& tensors, const Problem<T>& pyramid,
+                        Stream stream) {
   const Sizes& sizes = pyramid.sizes;
   const auto dim = static_cast<int32_t>(plan.out.cols);
   float *sums = tensors.workspace, *shifts = sums + plan.sums;
-  launch_in_projection<T>(
+  fused_block::launch_in_projection<T>(
       plan.in, {projection_of(plan.in, sizes, tensors.x, tensors.in_weight, tensors.hidden), tensors.in_bias, sums},
       stream);
-  launch_shift<T>(plan.shift,
-                  {sizes.B, sizes.H * sizes.W, dim, plan.in.row_tiles, plan.shift_slices, plan.shift_output_tiles, sums,
-                   tensors.pool_weight, tensors.pool_bias, tensors.out_bias, shifts},
-                  stream);
+  fused_block::launch_shift<T>(
+      plan.shift,
+      {sizes.B, sizes.H * sizes.W, dim, plan.in.row_tiles, plan.shift_slices, plan.shift_output_tiles, sums,
+       tensors.pool_weight, tensors.pool_bias, tensors.out_bias, shifts},
+      stream);
   launch_forward<T>(plan.pyramid, {pyramid, {nullptr, 0, 0, 0}, tensors.local}, stream);
-  launch_out_projection<T>(plan.out,
-                           {projection_of<T>(plan.out, sizes, tensors.local, tensors.out_weight, tensors.result),
-                            plan.shift_slices, shifts, tensors.residual},
-                           stream);
+  fused_block::launch_out_projection<T>(
+      plan.out,
+      {projection_of<T>(plan.out, sizes, tensors.local, tensors.out_weight, tensors.result), plan.shift_slices, shifts,
+       tensors.residual},
+      stream);
 }
 
 }  // namespace deltaconv::cuda

@@ -14,7 +14,7 @@ ElementType check_type(const Tensor& x) {
   }
 }
 
-// Positions within an axis are computed in 32 bits; see geometry.h.
+// Positions within an axis are computed in 32 bits; see layout/geometry.h.
 void check_limits(const Sizes& sizes) {
   constexpr int64_t kLongest = int64_t{1} << 30;
   STD_TORCH_CHECK(sizes.H < kLongest && sizes.W < kLongest && sizes.C < kLongest,

@@ -1,4 +1,4 @@
-// From checked tensors to a problem: the storage type becomes a template argument.
+// Makes a Problem of checked tensors: the storage type becomes a template argument.
 #pragma once
 
 #include "cuda/layout/problem.h"
@@ -7,20 +7,20 @@
 
 namespace deltaconv::cuda {
 
-// What the launch plan asks of the tensors.
+// What the launch plan needs to know of the tensors.
 //
-// Raises: a storage type without kernels; an axis beyond what positions in 32 bits allow (geometry.h).
+// Raises: a storage type without kernels; an axis beyond what positions in 32 bits allow (layout/geometry.h).
 PlanProblem plan_problem_of(const Inputs& inputs);
 
 template <class T>
-Image<const T> image_of(const Tensor& tensor) {
-  return {static_cast<const T*>(tensor.const_data_ptr()), tensor.stride(0), tensor.stride(1), tensor.stride(2)};
+Image<T> image_of(const Tensor& tensor) {
+  return {static_cast<T*>(tensor.const_data_ptr()), tensor.stride(0), tensor.stride(1), tensor.stride(2)};
 }
 
 // `vectors`: the other tensors of the launch allow 16-byte accesses.
 template <class T>
 Problem<T> problem_of(const Inputs& inputs, bool vectors) {
-  const Image<const T> image = image_of<T>(inputs.x);
+  const Image<const T> image = image_of<const T>(inputs.x);
   const auto* weights = static_cast<const T*>(inputs.weight.const_data_ptr());
   const bool aligned = reinterpret_cast<uintptr_t>(weights) % 16 == 0 && rows_aligned(image);
   return {inputs.sizes,

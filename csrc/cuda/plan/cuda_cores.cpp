@@ -1,4 +1,4 @@
-// The plan for CUDA cores: the block size and the tiles that a simple cost model finds fastest.
+// The plan for CUDA cores: the CTA size and the tiles that a simple cost model finds fastest.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -7,25 +7,25 @@
 #include "cuda/layout/register_tile.h"
 #include "cuda/plan/plan.h"
 
-namespace deltaconv::cuda {
+namespace deltaconv::cuda::cuda_cores {
 namespace {
 
-// What the blocks of a stage ask of their multiprocessor, in cycles.
+// Cycles that the CTAs of a stage ask of their multiprocessor.
 struct Cost {
-  double issue = 0;    // instructions of all warps: four schedulers issue one each
-  double traffic = 0;  // bytes from the L2
-  double latency = 0;  // of loads and barriers, which only other blocks can fill
+  double issue = 0;    // issuing the instructions of all warps; four schedulers issue one each
+  double traffic = 0;  // reading bytes from the L2
+  double latency = 0;  // waiting for loads and barriers, which only other CTAs can fill
 };
 
-// Of a block: its convolution's; then the gated values that are upsampled, or their gradients and how the
-// tile's rows and columns were.
+// Shared memory of a CTA. The convolution uses it first; then the gated values that are upsampled, or their gradients
+// together with where the tile's rows and columns went when they were upsampled.
 int64_t shared_bytes(const Tiling& tiling, int32_t K) {
   const int64_t gated = static_cast<int64_t>(tiling.rows) * tiling.cols * kPairs * sizeof(float);
   const int64_t spans = static_cast<int64_t>(tiling.rows + tiling.cols) * sizeof(UpsampledSpan);
   return std::max(convolve_floats(tiling, K) * static_cast<int64_t>(sizeof(float)), gated + spans);
 }
 
-int64_t blocks_of(const PlanProblem& problem, const Stage& stage) {
+int64_t ctas_of(const PlanProblem& problem, const Stage& stage) {
   const int64_t channels = (problem.sizes.C / 2 + kPairs - 1) / kPairs;
   return stage.tiling.count() * problem.sizes.B * channels;
 }
@@ -40,20 +40,20 @@ Cost stage_cost(const PlanProblem& problem, const Stage& stage) {
   const double warps = tiling.rows / kTileH * (tiling.cols / kTileW);
   const double multiplies = warps * kTileH * kTileW * K * K;
   const double bands = std::ceil((tiling.rows + K - 1) / tiling.band_rows);
-  const auto blocks = static_cast<double>(blocks_of(problem, stage));
-  return {blocks * (multiplies * (1 + kSharedReadsPerFma) + bytes / 16 / kWarp * kLoadInstructions) / kSchedulers,
-          blocks * bytes / kBytesPerCycle, blocks * kMemoryLatency * (1 + bands)};
+  const auto ctas = static_cast<double>(ctas_of(problem, stage));
+  return {ctas * (multiplies * (1 + kSharedReadsPerFma) + bytes / 16 / kWarp * kLoadInstructions) / kSchedulers,
+          ctas * bytes / kBytesPerCycle, ctas * kMemoryLatency * (1 + bands)};
 }
 
 // A multiprocessor's time for its share of the launch.
 double launch_cycles(const PlanProblem& problem, const DeviceProperties& device, const LaunchPlan& plan) {
   constexpr double kWarpsThatFillIssue = 8;
   const int32_t threads = plan.grid.threads;
-  const double resident = static_cast<double>(resident_blocks(device, threads, plan.grid.shared_bytes, kMaxRegisters));
-  int64_t blocks = 0;  // of the grid's, those that have something to do
-  for (int32_t s = 0; s < plan.stages.count; ++s) blocks += blocks_of(problem, plan.stages.at[s]);
-  const double share = static_cast<double>(blocks) / device.multiprocessors;
-  const double rounds = std::ceil(share) / share;  // the busiest multiprocessor's share against the mean's
+  const double resident = static_cast<double>(resident_ctas(device, threads, plan.grid.shared_bytes, kMaxRegisters));
+  int64_t ctas = 0;  // those of the grid that have something to do
+  for (int32_t s = 0; s < plan.stages.count; ++s) ctas += ctas_of(problem, plan.stages.at[s]);
+  const double share = static_cast<double>(ctas) / device.multiprocessors;
+  const double rounds = std::ceil(share) / share;  // share of the busiest multiprocessor, over the mean
   const double at_once = std::min(resident, std::ceil(share));
   const double unfilled = std::max(1.0, kWarpsThatFillIssue * kWarp / (at_once * threads));
   double cycles = 0;
@@ -64,8 +64,7 @@ double launch_cycles(const PlanProblem& problem, const DeviceProperties& device,
   return cycles / device.multiprocessors * rounds;
 }
 
-// The stage cut for blocks of `warps` warps, the way that costs least; none where no way fits into shared
-// memory.
+// The stage in those tiles for `warps` warps that cost least; nothing where no tile fits into shared memory.
 std::optional<Stage> cut_stage(const PlanProblem& problem, const DeviceProperties& device, Stage stage, int32_t warps,
                                int32_t band_rows, bool upsampled) {
   const auto K = static_cast<int32_t>(problem.sizes.K);
@@ -89,22 +88,22 @@ std::optional<LaunchPlan> candidate(const PlanProblem& problem, const DeviceProp
                                     const std::vector<Stage>& stages, bool upsampled, int32_t warps,
                                     int32_t band_rows) {
   const auto K = static_cast<int32_t>(problem.sizes.K);
-  LaunchPlan plan{Road::kCudaCores, {0, warps * kWarp, 0}, kPairs, {0, {}}, 0};
+  LaunchPlan plan{Path::kCudaCores, {0, warps * kWarp, 0}, kPairs, {0, {}}, 0};
   for (const Stage& untiled : stages) {
     const auto stage = cut_stage(problem, device, untiled, warps, band_rows, upsampled);
     if (!stage) return std::nullopt;
     plan.stages.at[plan.stages.count++] = *stage;
     plan.grid.shared_bytes = std::max(plan.grid.shared_bytes, shared_bytes(stage->tiling, K));
   }
-  if (plan.stages.count > 0) plan.grid.blocks = order_blocks(plan.stages, problem.sizes, kPairs);
+  if (plan.stages.count > 0) plan.grid.blocks = order_ctas(plan.stages, problem.sizes, kPairs);
   if (plan.grid.blocks > 0) plan.estimated_cycles = launch_cycles(problem, device, plan);
   return plan;
 }
 
 }  // namespace
 
-LaunchPlan cuda_cores_launch(const PlanProblem& problem, const DeviceProperties& device,
-                             const std::vector<Stage>& stages, bool upsampled) {
+LaunchPlan convolution_launch(const PlanProblem& problem, const DeviceProperties& device,
+                              const std::vector<Stage>& stages, bool upsampled) {
   constexpr int32_t kWholeTile = std::numeric_limits<int32_t>::max();
   std::optional<LaunchPlan> best;
   for (const int32_t warps : {8, 4, 2, 1}) {
@@ -117,4 +116,4 @@ LaunchPlan cuda_cores_launch(const PlanProblem& problem, const DeviceProperties&
   return *best;
 }
 
-}  // namespace deltaconv::cuda
+}  // namespace deltaconv::cuda::cuda_cores

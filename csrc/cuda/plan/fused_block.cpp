@@ -12,34 +12,34 @@
 namespace deltaconv::cuda {
 namespace {
 
-constexpr int32_t kRegisters = 128;  // of a thread
+constexpr int32_t kRegisters = 128;  // registers of a thread
 
 int64_t divide_up(int64_t count, int64_t by) { return (count + by - 1) / by; }
 
-// Of the busiest multiprocessor.
+// Cycles that the busiest multiprocessor takes.
 template <class Tile>
 double projection_cycles(const ProjectionPlan& plan, const DeviceProperties& device) {
-  constexpr double kBlocks16 = kProductDepth / 16, kWarps = Tile::kThreads / kWarp;
-  const auto steps = static_cast<double>(divide_up(plan.depth, kProductDepth));
-  const double products = kBlocks16 * (Tile::kRows / 16.0) * (Tile::kCols / 8.0);
-  const double accesses = kBlocks16 * kWarps * (Tile::kWarpRows + Tile::kWarpCols) / 16.0 * 4;
-  const double step_bytes = 2.0 * kProductDepth * (Tile::kRows + Tile::kCols);
+  constexpr double kFragments16 = fused_block::kProductDepth / 16, kWarps = Tile::kThreads / kWarp;
+  const auto steps = static_cast<double>(divide_up(plan.depth, fused_block::kProductDepth));
+  const double products = kFragments16 * (Tile::kRows / 16.0) * (Tile::kCols / 8.0);
+  const double accesses = kFragments16 * kWarps * (Tile::kWarpRows + Tile::kWarpCols) / 16.0 * 4;
+  const double step_bytes = 2.0 * fused_block::kProductDepth * (Tile::kRows + Tile::kCols);
   const double result_bytes = 2.0 * 2 * Tile::kRows * Tile::kCols;  // written, and a residual read
   const double share = static_cast<double>(plan.grid.blocks) / device.multiprocessors, most = std::ceil(share);
   const auto resident =
-      static_cast<double>(resident_blocks(device, plan.grid.threads, plan.grid.shared_bytes, kRegisters));
-  const double under_way = std::min(resident, most) * step_bytes * (Tile::kSteps - 1);
+      static_cast<double>(resident_ctas(device, plan.grid.threads, plan.grid.shared_bytes, kRegisters));
+  const double in_flight = std::min(resident, most) * step_bytes * (Tile::kSteps - 1);
   const double bandwidth =
-      std::min({kBytesPerCycle / std::min(share, 1.0), kMostBytesPerCycle, under_way / kMemoryLatency});
+      std::min({kBytesPerCycle / std::min(share, 1.0), kMostBytesPerCycle, in_flight / kMemoryLatency});
   const double compute = steps * std::max(products * kProductCycles, accesses * kSharedCycles);
   const double traffic = (steps * step_bytes + result_bytes) / bandwidth;
-  // The first copies and the residual are waited for, unless other blocks compute.
+  // The first copies and the residual are waited for, unless other CTAs compute.
   return most * std::max(compute, traffic) + std::ceil(most / resident) * 2 * kMemoryLatency;
 }
 
 ProjectionPlan projection_plan(const Sizes& sizes, int64_t depth, int64_t cols, const DeviceProperties& device) {
   std::optional<ProjectionPlan> best;
-  for_each_product_tile([&](auto tile) {
+  fused_block::for_each_product_tile([&](auto tile) {
     using Tile = decltype(tile);
     if (Tile::kSharedBytes > device.shared_per_block) return;
     const int64_t row_tiles = divide_up(sizes.H * sizes.W, Tile::kRows), col_tiles = divide_up(cols, Tile::kCols);
@@ -61,15 +61,16 @@ ProjectionPlan projection_plan(const Sizes& sizes, int64_t depth, int64_t cols, 
 
 }  // namespace
 
-BlockPlan block_plan(const BlockProblem& problem, const DeviceProperties& device) {
+FusedBlockPlan fused_block_plan(const FusedBlockProblem& problem, const DeviceProperties& device) {
   const Sizes& sizes = problem.pyramid.sizes;
-  BlockPlan plan{};
+  FusedBlockPlan plan{};
   plan.in = projection_plan(sizes, problem.dim, sizes.C, device);
   plan.pyramid = forward_plan(problem.pyramid, device);
   plan.out = projection_plan(sizes, sizes.S * (sizes.C / 2), problem.dim, device);
-  plan.shift_slices = static_cast<int32_t>(divide_up(problem.dim, kShiftChannels));
-  plan.shift_output_tiles = static_cast<int32_t>(divide_up(problem.dim, kShiftOutputs));
-  plan.shift = {sizes.B * plan.shift_slices * plan.shift_output_tiles, kShiftThreads, kShiftSharedBytes};
+  plan.shift_slices = static_cast<int32_t>(divide_up(problem.dim, fused_block::kShiftChannels));
+  plan.shift_output_tiles = static_cast<int32_t>(divide_up(problem.dim, fused_block::kShiftOutputs));
+  plan.shift = {sizes.B * plan.shift_slices * plan.shift_output_tiles, fused_block::kShiftThreads,
+                fused_block::kShiftSharedBytes};
   check_grid(plan.shift);
   plan.sums = sizes.B * plan.in.row_tiles * problem.dim;
   plan.shifts = sizes.B * plan.shift_slices * problem.dim;
@@ -87,7 +88,7 @@ void describe(std::ostream& text, const char* name, const ProjectionPlan& plan) 
 
 }  // namespace
 
-std::string explain(const BlockPlan& plan) {
+std::string explain(const FusedBlockPlan& plan) {
   std::ostringstream text;
   text << "block at inference: " << plan.launches() << " launches, workspace " << 4 * (plan.sums + plan.shifts)
        << " bytes\n";

@@ -8,21 +8,13 @@
 namespace deltaconv::cuda {
 namespace {
 
-constexpr int64_t kReservedShared = 1024;  // of a block, by the system, from sm_80 on
-constexpr int32_t kMaxBlocks = 32, kRegisters = 65536;
+constexpr int64_t kReservedShared = 1024;  // bytes that the system takes of each CTA, from sm_80 on
+constexpr int32_t kMaxCtas = 32, kRegisters = 65536;
 
 // Threads that a multiprocessor holds at once.
 int32_t max_threads(const DeviceProperties& device) {
   const int32_t major = device.compute_capability / 10, minor = device.compute_capability % 10;
   return (major == 8 && minor != 0) || major == 12 ? 1536 : 2048;
-}
-
-// The banded matrices of small kernels are too sparse: from K = 7 on the tensor cores are ahead by their
-// ceilings.
-Road choose_road(const PlanProblem& problem, const DeviceProperties& device) {
-  constexpr int64_t kSmallestBand = 7;
-  if (problem.road) return *problem.road;
-  return problem.sizes.K >= kSmallestBand && tensor_cores_take(problem, device) ? Road::kTensorCores : Road::kCudaCores;
 }
 
 }  // namespace
@@ -36,15 +28,14 @@ void check_grid(const Grid& grid) {
 std::vector<LaunchPlan> forward_plan(const PlanProblem& problem, const DeviceProperties& device) {
   std::vector<LaunchPlan> launches;
   const auto stages = static_cast<int32_t>(problem.factors.size());
-  const bool tensor_cores = choose_road(problem, device) == Road::kTensorCores;
   for (int32_t first = 0; first < stages; first += kMaxStages) {
     const int32_t count = std::min(kMaxStages, stages - first);
-    if (tensor_cores) {
-      launches.push_back(tensor_cores_forward(problem, device, first, count));
-    } else {
-      launches.push_back(cuda_cores_launch(problem, device, stages_of(problem, first, count), true));
-    }
-    check_grid(launches.back().grid);
+    std::optional<LaunchPlan> launch;
+    if (problem.path != Path::kCudaCores) launch = tensor_cores::forward_launch(problem, device, first, count);
+    if (problem.path == Path::kTensorCores && !launch) fail_to_plan(problem, device);
+    if (!launch) launch = cuda_cores::convolution_launch(problem, device, stages_of(problem, first, count), true);
+    check_grid(launch->grid);
+    launches.push_back(*launch);
   }
   return launches;
 }
@@ -65,42 +56,42 @@ std::vector<Stage> stages_of(const PlanProblem& problem, int32_t first, int32_t 
   return stages;
 }
 
-int64_t order_blocks(Stages& stages, const Sizes& sizes, int32_t pairs) {
-  int32_t cell_rows = BlockOrder::kMostCells, cell_cols = cell_rows;
+int64_t order_ctas(Stages& stages, const Sizes& sizes, int32_t pairs) {
+  int32_t cell_rows = CtaOrder::kMostCells, cell_cols = cell_rows;
   for (int32_t s = 0; s < stages.count; ++s) {
     cell_rows = std::min(cell_rows, stages.at[s].tiling.count_rows);
     cell_cols = std::min(cell_cols, stages.at[s].tiling.count_cols);
   }
   const int64_t channel_blocks = (sizes.C / 2 + pairs - 1) / pairs;
-  int64_t blocks_of_cell = 0;
-  BlockOrder& order = stages.order;
+  int64_t ctas_of_cell = 0;
+  CtaOrder& order = stages.order;
   for (int32_t s = 0; s < stages.count; ++s) {
     const Tiling& tiling = stages.at[s].tiling;
-    BlockOrder::OfStage& of = order.of[s];
-    of.rows = {tiling.count_rows / cell_rows, tiling.count_rows % cell_rows};
-    of.cols = {tiling.count_cols / cell_cols, tiling.count_cols % cell_cols};
-    const int64_t blocks = channel_blocks * of.rows.most() * of.cols.most();
-    of.blocks = static_cast<uint32_t>(blocks);
-    of.across = Divisor(static_cast<uint32_t>(of.cols.most()));
-    blocks_of_cell += blocks;
+    CtaOrder::StageOrder& stage = order.stages[s];
+    stage.rows = {tiling.count_rows / cell_rows, tiling.count_rows % cell_rows};
+    stage.cols = {tiling.count_cols / cell_cols, tiling.count_cols % cell_cols};
+    const int64_t ctas = channel_blocks * stage.rows.most() * stage.cols.most();
+    stage.ctas = static_cast<uint32_t>(ctas);
+    stage.across = Divisor(static_cast<uint32_t>(stage.cols.most()));
+    ctas_of_cell += ctas;
   }
-  const int64_t blocks_of_image = blocks_of_cell * cell_rows * cell_cols, blocks = blocks_of_image * sizes.B;
-  if (blocks <= std::numeric_limits<int32_t>::max()) {  // or there is no launch: check_grid
+  const int64_t ctas_of_image = ctas_of_cell * cell_rows * cell_cols, ctas = ctas_of_image * sizes.B;
+  if (ctas <= std::numeric_limits<int32_t>::max()) {  // else check_grid throws
     order.pairs = pairs;
     order.channel_blocks = Divisor(static_cast<uint32_t>(channel_blocks));
-    order.blocks_of_cell = Divisor(static_cast<uint32_t>(blocks_of_cell));
-    order.blocks_of_image = Divisor(static_cast<uint32_t>(blocks_of_image));
+    order.ctas_of_cell = Divisor(static_cast<uint32_t>(ctas_of_cell));
+    order.ctas_of_image = Divisor(static_cast<uint32_t>(ctas_of_image));
     order.cell_rows = Divisor(static_cast<uint32_t>(cell_rows));
     order.cell_cols = Divisor(static_cast<uint32_t>(cell_cols));
   }
-  return blocks;
+  return ctas;
 }
 
-int64_t resident_blocks(const DeviceProperties& device, int32_t threads, int64_t shared_bytes, int32_t registers) {
+int64_t resident_ctas(const DeviceProperties& device, int32_t threads, int64_t shared_bytes, int32_t registers) {
   const int64_t by_shared = device.shared_per_multiprocessor / (shared_bytes + kReservedShared);
   const int64_t by_threads = max_threads(device) / threads;
   const int64_t by_registers = kRegisters / (threads * registers);
-  return std::max<int64_t>(1, std::min({by_shared, by_threads, by_registers, int64_t{kMaxBlocks}}));
+  return std::max<int64_t>(1, std::min({by_shared, by_threads, by_registers, int64_t{kMaxCtas}}));
 }
 
 void fail_to_plan(const PlanProblem& problem, const DeviceProperties& device) {
@@ -112,7 +103,7 @@ void fail_to_plan(const PlanProblem& problem, const DeviceProperties& device) {
 
 namespace {
 
-const char* name_of(Road road) { return road == Road::kCudaCores ? "CUDA cores: " : "tensor cores: "; }
+const char* name_of(Path path) { return path == Path::kCudaCores ? "CUDA cores: " : "tensor cores: "; }
 
 void describe(std::ostream& text, const Grid& grid) {
   text << grid.blocks << " blocks of " << grid.threads << " threads, " << grid.shared_bytes
@@ -132,7 +123,7 @@ void describe(std::ostream& text, const Stages& stages) {
 }
 
 void describe(std::ostream& text, const LaunchPlan& launch) {
-  text << name_of(launch.road);
+  text << name_of(launch.path);
   describe(text, launch.grid);
   text << ", " << launch.pairs << " channel pairs a block";
   if (launch.estimated_cycles > 0) text << ", about " << static_cast<int64_t>(launch.estimated_cycles) << " cycles";
@@ -161,7 +152,7 @@ std::string explain(const BackwardPlan& plan) {
   }
   text << "backward, x, ";
   describe(text, plan.input);
-  text << "backward, weight and bias, " << name_of(plan.weight.road);
+  text << "backward, weight and bias, " << name_of(plan.weight.path);
   describe(text, plan.weight.grid);
   text << ", " << plan.weight.partitions << " partial sums\n";
   describe(text, plan.weight.stages);

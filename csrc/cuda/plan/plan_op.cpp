@@ -19,8 +19,8 @@ DeviceProperties device_of(const std::vector<int64_t>& gpu) {
   return {static_cast<int32_t>(gpu[0]), static_cast<int32_t>(gpu[1]), gpu[2], gpu[3]};
 }
 
-// sizes: B, H, W, C, K; element: ElementType; gpu: compute capability (90 for 9.0), multiprocessors, bytes of
-// shared memory of a block and of a multiprocessor.
+// sizes: B, H, W, C, K. element: an ElementType. gpu: compute capability (90 for 9.0), multiprocessors, and the bytes
+// of shared memory of a CTA and of a multiprocessor.
 std::string cuda_plan(std::vector<int64_t> sizes, std::vector<int64_t> factors, int64_t element,
                       std::vector<int64_t> gpu) {
   STD_TORCH_CHECK(sizes.size() == 5, "sizes: expected B, H, W, C, K, got ", sizes.size(), " numbers");
@@ -29,11 +29,11 @@ std::string cuda_plan(std::vector<int64_t> sizes, std::vector<int64_t> factors, 
   return explain(forward_plan(problem, device)) + explain(backward_plan(problem, device));
 }
 
-// The same of a whole block at inference. sizes: B, H, W, inter, K, dim.
+// cuda_plan of a fused block. sizes: B, H, W, inter, K, dim.
 std::string cuda_block_plan(std::vector<int64_t> sizes, std::vector<int64_t> factors, int64_t element,
                             std::vector<int64_t> gpu) {
   STD_TORCH_CHECK(sizes.size() == 6, "sizes: expected B, H, W, inter, K, dim, got ", sizes.size(), " numbers");
-  return explain(block_plan({pyramid_problem(sizes, std::move(factors), element), sizes[5]}, device_of(gpu)));
+  return explain(fused_block_plan({pyramid_problem(sizes, std::move(factors), element), sizes[5]}, device_of(gpu)));
 }
 
 }  // namespace

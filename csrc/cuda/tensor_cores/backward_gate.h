@@ -1,107 +1,25 @@
-// The gradient of every stage's convolution on tensor cores: recomputes u and v as the forward does,
-// brings the result's gradient to the stage's grid, through the gate, and writes planes of both halves of
-// the channels.
+// The gradient of every stage's convolution on tensor cores. The kernel recomputes u and v as the forward does, brings
+// the result's gradient to the stage's grid and through the gate, and writes planes of both halves of the channels.
 #pragma once
 
 #include "cuda/frame/gate.h"
 #include "cuda/frame/upsample_adjoint.h"
-#include "cuda/layout/backward_workspace.h"
 #include "cuda/tensor_cores/convolve.h"
+#include "cuda/tensor_cores/plane_writer.h"
 
-namespace deltaconv::cuda {
+namespace deltaconv::cuda::tensor_cores {
 
-// u and v of one channel pair, or their gradients.
+// u and v of one channel pair; later, their gradients.
 template <class Banded>
 struct PairSums {
   BandedSums<Banded> u, v;
 };
 
-// Rounds one plane's gradients of a tile, by one warp, and writes those that exist. A lane has two
-// neighbouring columns, which make an aligned word of the workspace only where the planes begin at an even
-// element: else every lane gets the one before its first from the lane that has it.
 template <class T, class Banded>
-class PlaneWriter {
- public:
-  DELTACONV_DEVICE PlaneWriter(const GradientGrid& grid, const Tile& tile, T* plane)
-      : grid_(grid), tile_(tile), plane_(plane), odd_(grid.lead % 2 == 1) {}
-
-  DELTACONV_DEVICE void write(const BandedSums<Banded>& sums, const float (&inverse)[2][2]) const {
-    DELTACONV_UNROLL
-    for (int i = 0; i < Banded::kStep; ++i) {
-      DELTACONV_UNROLL
-      for (int n = 0; n < 2; ++n) {
-        const int32_t row = tile_.row + (lane_index() / 4 + n * 8) * Banded::kStep + i;
-        uint32_t before = 0;
-        DELTACONV_UNROLL
-        for (int b = 0; b <= Banded::kBlocks; ++b) {
-          uint32_t word = 0;
-          if (b < Banded::kBlocks) {
-            const float* values = sums[i][b < Banded::kBlocks ? b : 0].values + 2 * n;
-            const float by = inverse[n * (Banded::kStep - 1)][b / 2];
-            word = uint32_t(from_float<T>(values[0] * by).bits) | uint32_t(from_float<T>(values[1] * by).bits) << 16;
-          }
-          store(row, 8 * b, odd_ ? shifted(before, word) : word);
-          before = word;
-        }
-      }
-    }
-  }
-
-  // Zeros beside the first and the last column.
-  DELTACONV_DEVICE void write_margins(bool first, bool last) const {
-    const int32_t end = grid_.lead + grid_.cols;
-    for (int i = lane_index(); i < Banded::kRows * 16; i += kWarp) {
-      const int32_t row = tile_.row + i / 16, at = i % 16 < 8 ? i % 16 : end / 8 * 8 + i % 8;
-      const bool before = first && i % 16 < 8 && at < grid_.lead;
-      const bool after = last && i % 16 >= 8 && end <= at && at < grid_.pitch;
-      if (row < grid_.rows && (before || after)) plane_[int64_t{row} * grid_.pitch + at] = T{0};
-    }
-  }
-
- private:
-  // The value before this lane's two, and the first of them.
-  static DELTACONV_DEVICE uint32_t shifted(uint32_t before, uint32_t word) {
-    const int q = lane_index() % 4;
-    const uint32_t left = shuffle(q == 3 ? before : word, lane_index() / 4 * 4 + (q + 3) % 4);
-    return left >> 16 | word << 16;
-  }
-
-  // A word whose first value is column `block` + 2q of the tile, or the one before.
-  DELTACONV_DEVICE void store(int32_t row, int block, uint32_t word) const {
-    const int32_t in_tile = block + lane_index() % 4 * 2 - (odd_ ? 1 : 0), col = tile_.col + in_tile;
-    const int32_t limit = grid_.cols - tile_.col < Banded::kCols ? grid_.cols - tile_.col : Banded::kCols;
-    if (row >= grid_.rows || in_tile >= limit) return;
-    T* to = plane_ + int64_t{row} * grid_.pitch + grid_.lead + col;
-    if (in_tile >= 0 && in_tile + 1 < limit) {
-      *reinterpret_cast<uint32_t*>(to) = word;
-    } else if (in_tile >= 0) {
-      to[0] = T{static_cast<uint16_t>(word)};
-    } else {
-      to[1] = T{static_cast<uint16_t>(word >> 16)};
-    }
-  }
-
-  GradientGrid grid_;
-  Tile tile_;
-  T* plane_;
-  bool odd_;
-};
-
-// The scale of a cell whose values are at most `largest`; an infinity takes the largest scale.
-DELTACONV_DEVICE int scale_exponent(float largest) {
-  const int exponent = static_cast<int>(float_to_bits(largest) >> 23) - 127 - 14;
-  const int up = (exponent + kScaleStep - 1) & -kScaleStep;
-  return up < kSmallestScale ? kSmallestScale : up;
-}
-static_assert((kScaleStep & (kScaleStep - 1)) == 0);
-
-DELTACONV_DEVICE float power_of_two(int exponent) { return bits_to_float(uint32_t(exponent + 127) << 23); }
-
-template <class T, class Banded>
-struct PyramidBackwardGateBanded {
+struct PyramidBackwardGate {
   static constexpr int kMaxThreads = kBandedThreads, kMinBlocks = 1;
   static_assert(sizeof(Tile) <= kParkedBytes);
-  static_assert(kBandedThreads == kBandedPairs * kWarp);  // u and v of a warp's pair wait in its registers
+  static_assert(kBandedThreads == kBandedPairs * kWarp);  // a warp has one pair, whose u and v wait in its registers
 
   static DELTACONV_DEVICE void run(const BackwardArguments<T>& arguments) {
     const Problem<T>& problem = arguments.problem;
@@ -148,7 +66,7 @@ struct PyramidBackwardGateBanded {
   }
 
  private:
-  // Takes u and v of the block's pair c, if it exists, through the gate, and writes their gradients.
+  // Takes u and v of the CTA's pair c, if it exists, through the gate and writes their gradients.
   static DELTACONV_DEVICE void finish_pair(const BackwardArguments<T>& arguments, const Tile& tile, int c,
                                            const std::byte* planes, PairSums<Banded>& sums) {
     const Problem<T>& problem = arguments.problem;
@@ -165,7 +83,7 @@ struct PyramidBackwardGateBanded {
     write(arguments, tile, half + channel, sums.v);
   }
 
-  // The result's gradients take the planes' place, where the forward has its results.
+  // Loads the result's gradients into the places of the planes, where the forward puts its results.
   static DELTACONV_DEVICE void load_gradients(const BackwardArguments<T>& arguments, const Tile& tile,
                                               std::byte* planes) {
     const Stage& stage = arguments.problem.stages.at[tile.stage];
@@ -183,8 +101,8 @@ struct PyramidBackwardGateBanded {
                      });
   }
 
-  // Writes the tile's part of the pair's planes of inputs, by one warp. The last tile of a row has its end
-  // too.
+  // Writes the tile's part of the pair's planes of inputs, by one warp. The last tile of a row writes the end of
+  // the row too.
   static DELTACONV_DEVICE void keep_inputs(const BackwardArguments<T>& arguments, const Tile& tile, int c,
                                            const T* planes) {
     constexpr int kChunks = Banded::kCols / 8 + 1;
@@ -207,25 +125,16 @@ struct PyramidBackwardGateBanded {
     }
   }
 
-  // u and v become their gradients; `gated` is the gradient of what the gate gave.
+  // Turns u and v into their gradients; `gated` is the gradient of the gate's result.
   template <Gate kGate>
   static DELTACONV_DEVICE void pass_gate(float scale, const float* gated, PairSums<Banded>& sums) {
-    const int lane = fresh_lane_index(), g = lane / 4, q = lane % 4;
-    gated += g * Banded::kStep * Banded::kResultPitch + 2 * q;
-    DELTACONV_UNROLL
-    for (int i = 0; i < Banded::kStep; ++i) {
-      DELTACONV_UNROLL
-      for (int b = 0; b < Banded::kBlocks; ++b) {
-        DELTACONV_UNROLL
-        for (int n = 0; n < 4; ++n) {
-          const int row = n / 2 * 8 * Banded::kStep + i, col = 8 * b + n % 2;
-          float &u = sums.u[i][b].values[n], &v = sums.v[i][b].values[n];
-          const GateGradient of = gate_gradient(kGate, scale, gated[row * Banded::kResultPitch + col], u, v);
-          u = of.u;
-          v = of.v;
-        }
-      }
-    }
+    gated += lane_corner<Banded>(fresh_lane_index());
+    for_each_value<Banded>([&](int i, int b, int n, int row, int col) {
+      float &u = sums.u[i][b].values[n], &v = sums.v[i][b].values[n];
+      const GateGradient gradient = gate_gradient(kGate, scale, gated[row * Banded::kResultPitch + col], u, v);
+      u = gradient.u;
+      v = gradient.v;
+    });
   }
 
   static DELTACONV_DEVICE void write(const BackwardArguments<T>& arguments, const Tile& tile, int64_t channel,
@@ -244,31 +153,20 @@ struct PyramidBackwardGateBanded {
     if (first || last) writer.write_margins(first, last);
   }
 
-  // The scales of the tile's cells, and what brings a cell's values to their range.
+  // Writes the scales of the tile's cells; `inverse` becomes the factors that bring the values of each cell
+  // to float16's range.
   static DELTACONV_DEVICE void write_scales(const GradientGrid& grid, const Tile& tile, const BandedSums<Banded>& sums,
                                             float (&inverse)[2][2], float* scales) {
     float largest[2][2] = {};
+    for_each_value<Banded>([&](int i, int b, int n, int, int) {
+      const float value = sums[i][b].values[n], magnitude = value < 0.0f ? -value : value;
+      float& most = largest[n / 2 * (Banded::kStep - 1)][b / 2];
+      most = magnitude > most ? magnitude : most;
+    });
     DELTACONV_UNROLL
-    for (int i = 0; i < Banded::kStep; ++i) {
-      DELTACONV_UNROLL
-      for (int b = 0; b < Banded::kBlocks; ++b) {
-        DELTACONV_UNROLL
-        for (int n = 0; n < 4; ++n) {
-          const float value = sums[i][b].values[n], magnitude = value < 0.0f ? -value : value;
-          float& most = largest[n / 2 * (Banded::kStep - 1)][b / 2];
-          most = magnitude > most ? magnitude : most;
-        }
-      }
-    }
-    DELTACONV_UNROLL
-    for (int cell = 0; cell < Banded::kStep * Banded::kBlocks / 2; ++cell) {
-      const int down = cell / (Banded::kBlocks / 2), across = cell % (Banded::kBlocks / 2);
-      float most = largest[down][across];
-      DELTACONV_UNROLL
-      for (int mask = kWarp / 2; mask > 0; mask /= 2) {
-        const float other = shuffle_xor(most, mask);
-        most = other > most ? other : most;
-      }
+    for (int cell = 0; cell < Banded::kStep * Banded::kFragments / 2; ++cell) {
+      const int down = cell / (Banded::kFragments / 2), across = cell % (Banded::kFragments / 2);
+      const float most = warp_max(largest[down][across]);
       const int exponent = scale_exponent(most);
       inverse[down][across] = power_of_two(-exponent);
       const int32_t row = tile.row / kCell + down, col = tile.col / kCell + across;
@@ -279,4 +177,4 @@ struct PyramidBackwardGateBanded {
   }
 };
 
-}  // namespace deltaconv::cuda
+}  // namespace deltaconv::cuda::tensor_cores

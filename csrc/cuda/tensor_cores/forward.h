@@ -4,12 +4,11 @@
 #include "cuda/frame/gate.h"
 #include "cuda/frame/output.h"
 #include "cuda/tensor_cores/convolve.h"
-#include "cuda/tensor_cores/launch.h"
 
-namespace deltaconv::cuda {
+namespace deltaconv::cuda::tensor_cores {
 
 template <class T, class Banded>
-struct PyramidForwardBanded {
+struct PyramidForward {
   static constexpr int kMaxThreads = kBandedThreads, kMinBlocks = 1;
   static_assert(sizeof(Tile) <= kParkedBytes);
 
@@ -21,10 +20,11 @@ struct PyramidForwardBanded {
     const int pair_bytes = Banded::pair_bytes(K), warps = thread_count() / kWarp;
     std::byte* planes = shared_memory();
     auto* filters = reinterpret_cast<uint32_t*>(planes + kBandedPairs * pair_bytes);
-    // Where a warp has one pair alone, v's planes are loaded while the tensor cores work on u's.
+    // Where a warp has one pair alone, v's planes are loaded while the tensor cores work on u's planes.
     const bool in_turn = warps == kBandedPairs;
     load_first<T, Banded>(problem, here, in_turn ? 1 : 2, planes, filters);
-    // The products leave no registers for what is needed between and after them.
+    // The products leave no registers for what is needed between and after them, so the tile is parked
+    // in shared memory.
     auto& tile = *reinterpret_cast<Tile*>(planes + Banded::parked_offset(K));
     if (thread_index() == 0) tile = here;
     sync_block();
@@ -54,20 +54,11 @@ struct PyramidForwardBanded {
   // A pair's gated results replace its planes.
   static DELTACONV_DEVICE void store_gated(const Problem<T>& problem, const BandedSums<Banded>& u,
                                            const BandedSums<Banded>& v, float* pair) {
-    const int lane = fresh_lane_index(), g = lane / 4, q = lane % 4;
-    float* gated = pair + g * Banded::kStep * Banded::kResultPitch + 2 * q;
-    DELTACONV_UNROLL
-    for (int i = 0; i < Banded::kStep; ++i) {
-      DELTACONV_UNROLL
-      for (int b = 0; b < Banded::kBlocks; ++b) {
-        DELTACONV_UNROLL
-        for (int n = 0; n < 4; ++n) {
-          const int row = n / 2 * 8 * Banded::kStep + i, col = 8 * b + n % 2;
-          gated[row * Banded::kResultPitch + col] =
-              apply_gate(problem.gate, problem.gate_scale, u[i][b].values[n], v[i][b].values[n]);
-        }
-      }
-    }
+    float* gated = pair + lane_corner<Banded>(fresh_lane_index());
+    for_each_value<Banded>([&](int i, int b, int n, int row, int col) {
+      gated[row * Banded::kResultPitch + col] =
+          apply_gate(problem.gate, problem.gate_scale, u[i][b].values[n], v[i][b].values[n]);
+    });
   }
 
   static DELTACONV_DEVICE void store_results(const ForwardArguments<T>& arguments, const Tile& tile,
@@ -90,14 +81,4 @@ struct PyramidForwardBanded {
   }
 };
 
-template <class T>
-void launch_tensor_cores_forward(const LaunchPlan& plan, const ForwardArguments<T>& arguments, Stream stream) {
-  const Tiling& tiling = plan.stages.at[0].tiling;
-  for_each_banded_tile(arguments.problem.sizes.K, [&](auto banded) {
-    using Banded = decltype(banded);
-    if (tiling.rows != Banded::kRows || tiling.cols != Banded::kCols) return;
-    launch<PyramidForwardBanded<T, Banded>>(plan.grid, arguments, stream);
-  });
-}
-
-}  // namespace deltaconv::cuda
+}  // namespace deltaconv::cuda::tensor_cores

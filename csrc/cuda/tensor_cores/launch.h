@@ -1,20 +1,20 @@
-// Launches of planned kernels on tensor cores. Each is instantiated for Half and BFloat16.
+// Launches of planned kernels on tensor cores. Their sources are compiled for Half and BFloat16.
 #pragma once
 
 #include "cuda/layout/problem.h"
 #include "cuda/plan/plan.h"
 
-namespace deltaconv::cuda {
+namespace deltaconv::cuda::tensor_cores {
 
 template <class T>
-void launch_tensor_cores_forward(const LaunchPlan& plan, const ForwardArguments<T>& arguments, Stream stream);
+void launch_forward(const LaunchPlan& plan, const ForwardArguments<T>& arguments, Stream stream);
 
 // The parts of the backward pass, in their order.
 template <class T>
-void launch_tensor_cores_gate(const LaunchPlan& plan, BackwardArguments<T> arguments, Stream stream);
+void launch_backward_gate(const LaunchPlan& plan, BackwardArguments<T> arguments, Stream stream);
 template <class T>
-void launch_tensor_cores_input(const BackwardPlan& plan, const BackwardArguments<T>& arguments, Stream stream);
+void launch_backward_input(const BackwardPlan& plan, const BackwardArguments<T>& arguments, Stream stream);
 template <class T>
-void launch_tensor_cores_weight(const BackwardPlan& plan, const BackwardArguments<T>& arguments, Stream stream);
+void launch_backward_weight(const BackwardPlan& plan, const BackwardArguments<T>& arguments, Stream stream);
 
-}  // namespace deltaconv::cuda
+}  // namespace deltaconv::cuda::tensor_cores

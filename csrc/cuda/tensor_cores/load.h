@@ -1,33 +1,34 @@
-// Pixels and filters into the shared memory of banded_tile.h.
+// Pixels and filters from global memory into the shared memory of banded_tile.h.
 #pragma once
 
 #include "cuda/frame/load.h"
 #include "cuda/layout/banded_tile.h"
 
-namespace deltaconv::cuda {
+namespace deltaconv::cuda::tensor_cores {
 
-// How the pixels of a plane are read: a load of 16 bytes each, such loads for each pixel of its pooling
-// window, or one value after the other where alignment or the number of channels forbids them.
+// How the pixels of a plane are read. kDirect: one load of 16 bytes for each pixel. kPooled: such loads for each
+// pixel of the pooling window. kScalar: one value after the other, where alignment or the number of channels
+// forbids wider loads.
 enum class Loading { kDirect, kPooled, kScalar };
 
-// Two neighbouring reduced pixels, 8 channels of one half, in storage type; zero outside the grid.
+// Two neighbouring reduced pixels, 8 channels of one half of each, in storage type; zero outside the grid.
 struct PixelPair {
-  Quad of[2];
+  Quad pixels[2];
 };
 
-// Where a pair is read, and where its words go.
+// Where a pair of pixels is read, and where its words go.
 template <class T>
 struct PixelPlace {
   const T* from;  // the first of the 8 channels, at pixel (0, 0)
   int32_t row, col;
-  int32_t channels;  // of the 8, those that exist
-  int32_t count;     // of the two pixels, those that exist from the first on; the first may be left of the grid
+  int32_t channels;  // those of the 8 that exist
+  int32_t count;     // pixels that exist from the first on, up to two; the first may be left of the grid
   std::byte* to;
 
   DELTACONV_DEVICE bool exists(int n) const { return n < count && col + n >= 0; }
 };
 
-// The means of the windows, row by row. The loads of two columns of both windows are under way together.
+// Reads the means of both pooling windows, row by row. The loads of two columns of both windows are in flight together.
 template <class T>
 DELTACONV_DEVICE PixelPair load_means(const Source<T>& source, const PixelPlace<T>& place) {
   float sums[2][8] = {}, weights[2] = {};
@@ -66,7 +67,7 @@ DELTACONV_DEVICE PixelPair load_means(const Source<T>& source, const PixelPlace<
   for (int n = 0; n < 2; ++n) {
     DELTACONV_UNROLL
     for (float& value : sums[n]) value *= weights[n];
-    pair.of[n] = pack<T>(sums[n]);
+    pair.pixels[n] = pack<T>(sums[n]);
   }
   return pair;
 }
@@ -81,36 +82,40 @@ DELTACONV_DEVICE PixelPair load_pair(const Source<T>& source, const PixelPlace<T
     for (int n = 0; n < 2; ++n) {
       if constexpr (kLoading == Loading::kDirect) {
         const int64_t at = place.row * source.row_stride + (place.col + n) * source.col_stride;
-        pair.of[n] = place.exists(n) ? load16_constant(place.from + at) : Quad{};
+        pair.pixels[n] = place.exists(n) ? load16_constant(place.from + at) : Quad{};
       } else {
         float values[8] = {};
         if (place.exists(n)) {
           load_pixel(source, place.from, place.channels, place.row, place.col + n, values);
         }
-        pair.of[n] = pack<T>(values);
+        pair.pixels[n] = pack<T>(values);
       }
     }
     return pair;
   }
 }
 
-// A word, both pixels of a channel, to each of 8 planes.
+// Stores a word to each of 8 planes: both pixels of one channel.
+//
+//   pair           channel 0 1 2 ... of pixel x, and of pixel x + 1
+//   plane of 0     (x.0, (x + 1).0)
+//   plane of 1     (x.1, (x + 1).1)     and so on
 DELTACONV_DEVICE void store_pair(const PixelPair& pair, std::byte* to, int pair_bytes) {
   DELTACONV_UNROLL
   for (int e = 0; e < 8; ++e) {
-    const uint32_t left = pair.of[0].words[e / 2], right = pair.of[1].words[e / 2];
+    const uint32_t left = pair.pixels[0].words[e / 2], right = pair.pixels[1].words[e / 2];
     *reinterpret_cast<uint32_t*>(to + banded_slot(e) * pair_bytes) =
         e % 2 == 0 ? (left & 0xffffu) | right << 16 : left >> 16 | (right & 0xffff0000u);
   }
 }
 
-// Global -> shared memory: the padded planes of one half of the channels, for the tile whose first result is
-// (row, col) of the grid. The whole block takes part, each thread when it likes. A thread takes pairs of
-// pixels, the loads of several under way together.
+// Loads the padded planes of one half of the channels for the tile whose first result is (row, col) of the grid. The
+// whole CTA takes part, each thread when it likes. A thread takes pairs of pixels, and the loads of several pairs are
+// in flight together.
 template <Loading kLoading, class T, class Banded>
 DELTACONV_DEVICE void load_planes(const Source<T>& source, int half, int row, int col, int K, std::byte* planes) {
-  // All that a thread of 512 has to read of a 32 x 32 tile up to K = 17.
-  constexpr int kTogether = kLoading != Loading::kDirect ? 1 : Banded::kBlocks == 4 ? 5 : 3;
+  // Pairs in flight: all that a thread of 512 has to read of a 32 x 32 tile up to K = 17.
+  constexpr int kTogether = kLoading != Loading::kDirect ? 1 : Banded::kFragments == 4 ? 5 : 3;
   constexpr int kWords = Banded::kLoads * 4;
   const int pair_bytes = Banded::pair_bytes(K);
   const int count = Banded::plane_rows(K) * kWords * 2, needed_cols = Banded::kCols + K - 1;
@@ -152,15 +157,8 @@ DELTACONV_DEVICE void load_planes(const Source<T>& source, int half, int row, in
   }
 }
 
-// Both halves.
-template <class T, class Banded>
-DELTACONV_DEVICE void load_planes(const Source<T>& source, int row, int col, int K, std::byte* planes) {
-  DELTACONV_NO_UNROLL
-  for (int half = 0; half < 2; ++half) load_planes<T, Banded>(source, half, row, col, K, planes);
-}
-
-// One kernel row of the filters of the block's channels; a lane is a channel. fetch() may be followed by
-// other loads before store() waits.
+// One kernel row of the filters of the CTA's channels; a lane is a channel. Other loads may be issued between fetch()
+// and store(), which waits.
 template <class T, class Banded>
 class FilterRow {
  public:
@@ -186,13 +184,13 @@ class FilterRow {
   }
 
  private:
-  static constexpr int kTaps = 8 * Banded::kBand - 7;  // the largest K of the band
+  static constexpr int kTaps = 8 * Banded::kBand - 7;  // the largest K of this band
   const Source<T>& filters_;
   int K_, channel_, half_;
   uint16_t taps_[kTaps];
 };
 
-// The other kernel rows of the filters, from a warp's second on.
+// Loads the kernel rows of the filters from first_row on, one row for each warp at a time.
 template <class T, class Banded>
 DELTACONV_DEVICE void load_filters(const Source<T>& filters, int first_row, int K, uint32_t* shared) {
   FilterRow<T, Banded> taps(filters, K);
@@ -203,10 +201,10 @@ DELTACONV_DEVICE void load_filters(const Source<T>& filters, int first_row, int 
   }
 }
 
-// All of the filters. A warp takes a kernel row.
+// Loads all kernel rows of the filters.
 template <class T, class Banded>
 DELTACONV_DEVICE void load_filters(const Source<T>& filters, int K, uint32_t* shared) {
   load_filters<T, Banded>(filters, warp_index(), K, shared);
 }
 
-}  // namespace deltaconv::cuda
+}  // namespace deltaconv::cuda::tensor_cores

@@ -1,24 +1,34 @@
-// The gradients of weight and bias on tensor cores, for storage types of 16 bits: partial sums of fixed
-// partitions of the pixels; PyramidBackwardReduce adds them up. docs/cuda.md has the mapping.
+// The gradients of weight and bias on tensor cores, for storage types of 16 bits: partial sums of fixed partitions of
+// the pixels, which cuda_cores::PyramidBackwardWeightSum adds up. docs/cuda/gradients.md explains the mapping.
 //
-// Per channel and kernel row kh, with P the zero-padded plane of inputs and G that of gradients, the products
-// P[r + kh][X + m] G[r][x + n] of 32 rows r, 16 columns m and 8 columns n are two matrix products 16 deep in
-// rows. A tap kw is the sum of the diagonal X + m - x - n = kw, K of 8 kBand rows: a band, as the forward's.
-// Both operands are rows of their planes, transposed by ldmatrix on the way or read as they are.
+// For each channel and kernel row kh, with P the zero-padded plane of inputs and G the plane of gradients, the products
+// P[r + kh][X + m] G[r][x + n] of 32 rows r, 16 columns m and 8 columns n are two matrix products that are 16 rows
+// deep. A tap kw is the sum of the diagonal X + m - x - n = kw: K of 8 kBand rows, a band as in the forward. Both
+// operands are rows of their planes, which ldmatrix transposes on the way or which are read as they are.
 //
-//   rows      A product takes the rows of equal parity, so that the inputs of rows t, t + 2, … serve kernel
-//             row t with the even rows of gradients and t - 1 with the odd ones.
-//   halves    Upper and lower 8 of the 16 rows are a tile's halves, which may be of two images.
-//   warps     A warp has its channel, its memory and its copies to itself, from the first tile of the
-//             partition to the last: no barrier of the block but one at the end.
-//   scales    float16: the tile's cells are brought to the largest one's scale, which is exact, or loses
-//             2^-32 of it; the sums of a tile are multiplied by it in float32.
+//   K = 3, X = x, the products of one kernel row by the tap that they belong to
+//
+//               n = 0  1  2  3
+//     m = 0         0  .  .  .
+//     m = 1         1  0  .  .
+//     m = 2         2  1  0  .
+//     m = 3         .  2  1  0     and so on; . is no tap
+//
+// Rows. A product takes rows of equal parity: the inputs of rows t, t + 2, ... serve kernel row t with the even rows of
+// gradients, and kernel row t - 1 with the odd rows.
+//
+// Halves. The upper and lower 8 of the 16 rows are the halves of a tile, which may belong to two images.
+//
+// Warps. A warp has its channel, its memory and its copies to itself, from the first tile of the partition to the last.
+// The CTA needs one barrier only, at the end.
+//
+// Scales. In float16 the cells of a tile are brought to the scale of the largest one, which is exact or loses 2^-32 of
+// the largest; the tile's sums are multiplied by the scale in float32.
 #pragma once
 
-#include "cuda/tensor_cores/launch.h"
 #include "cuda/tensor_cores/weight/tile.h"
 
-namespace deltaconv::cuda {
+namespace deltaconv::cuda::tensor_cores {
 
 template <class T>
 struct WeightBandArguments {
@@ -28,7 +38,7 @@ struct WeightBandArguments {
 };
 
 template <class T, class Band>
-struct PyramidBackwardWeightBanded {
+struct PyramidBackwardWeight {
   static constexpr int kMaxThreads = kWeightBandThreads, kMinBlocks = 2;
 
   static DELTACONV_DEVICE void run(const WeightBandArguments<T>& arguments) {
@@ -67,8 +77,8 @@ struct PyramidBackwardWeightBanded {
   }
 
  private:
-  // The sums of one channel over tiles [begin, end), by one warp. While a tile is worked on, the next one's
-  // copies are under way.
+  // Adds the sums of one channel over tiles [begin, end); one warp does it. While it works on a tile, the copies of the
+  // next tile are in flight.
   static DELTACONV_DEVICE void add_tiles(const ChannelPlanes<T>& planes, int K, int input_rows, int32_t begin,
                                          int32_t end, T* buffers, float* totals) {
     const int buffer_elements = static_cast<int>(Band::buffer_bytes(input_rows) / 2);
@@ -125,12 +135,12 @@ struct PyramidBackwardWeightBanded {
     visit(std::integral_constant<int, kRows>());
   }
 
-  // The sum of all gradients, as a product with ones.
+  // Adds the sum of all gradients, which is a product with ones.
   static DELTACONV_DEVICE void add_bias(const GradFragments<Band>& grads, float scale, float* total) {
-    const uint32_t one = from_float<T>(1.0f).bits, ones = one | one << 16;
+    const uint32_t ones = pack_pair<T>(1.0f, 1.0f);
     Accumulator sum = {};
     DELTACONV_UNROLL
-    for (int b = 0; b < Band::kBlocks; ++b) {
+    for (int b = 0; b < Band::kFragments; ++b) {
       DELTACONV_UNROLL
       for (int s = 0; s < 2; ++s) {
         multiply_add<T>(sum, {{ones, ones}}, {{ones, ones}}, grads.words[b][s][0], grads.words[b][s][1]);
@@ -142,7 +152,7 @@ struct PyramidBackwardWeightBanded {
     if (fresh_lane_index() == 0) *total += value * scale;
   }
 
-  // Bands to taps.
+  // Adds the diagonals of the bands to the taps' totals.
   template <int kRows>
   static DELTACONV_DEVICE void add_rows(const WeightSums<Band, kRows>& sums, int K, float scale, float* totals) {
     const int g = fresh_lane_index() / 4, q = fresh_lane_index() % 4;
@@ -154,22 +164,10 @@ struct PyramidBackwardWeightBanded {
       for (int b = 0; b < Band::kBand; ++b) {
         const int tap = 8 * b + g - 2 * q;
         if (h + q >= kRows || tap < 0 || tap >= K) continue;
-        totals[(h + q) * K + tap] += taps.of[b] * scale;
+        totals[(h + q) * K + tap] += taps.values[b] * scale;
       }
     }
   }
 };
 
-template <class T>
-void launch_tensor_cores_weight(const BackwardPlan& plan, const BackwardArguments<T>& arguments, Stream stream) {
-  const WeightPlan& weight = plan.weight;
-  WeightBandArguments<T> all{arguments, arguments.workspace + plan.workspace.partials, weight.partitions,
-                             weight.input_rows};
-  all.backward.problem.stages = weight.stages;
-  for_each_weight_band(arguments.problem.sizes.K, [&](auto band) {
-    if (weight.stages.at[0].tiling.cols != band.kCols) return;
-    launch<PyramidBackwardWeightBanded<T, decltype(band)>>(weight.grid, all, stream);
-  });
-}
-
-}  // namespace deltaconv::cuda
+}  // namespace deltaconv::cuda::tensor_cores

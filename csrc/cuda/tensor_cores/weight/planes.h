@@ -1,4 +1,4 @@
-// Where the weight gradient's kernel of tensor cores finds a tile, and the tile's way to shared memory.
+// Where the weight gradient's kernel finds a tile, and the tile's way to shared memory.
 #pragma once
 
 #include <type_traits>
@@ -8,15 +8,15 @@
 #include "cuda/layout/problem.h"
 #include "cuda/layout/weight_band.h"
 
-namespace deltaconv::cuda {
+namespace deltaconv::cuda::tensor_cores {
 
-// One channel of a stage's workspace, all images, and how they are cut into half tiles. It waits in shared
-// memory: a warp's registers are for its sums.
+// One channel of a stage's workspace in all images, and how it is cut into half tiles. This note waits in shared
+// memory, because a warp's registers are for its sums.
 template <class T>
 struct ChannelPlanes {
   GradientGrid grid;
-  const T *inputs, *grads;  // of image 0
-  const float* scales;      // likewise
+  const T *inputs, *grads;  // those of image 0
+  const float* scales;      // those of image 0
   int64_t image_elements, image_cells;
   int32_t images, halves_of_image, tiles_across;
 
@@ -38,11 +38,11 @@ struct ChannelPlanes {
 
 static_assert(sizeof(ChannelPlanes<Half>) == kChannelPlanesBytes);
 
-// Where a tile's halves lie.
+// Where the halves of a tile lie.
 struct WeightTileAt {
   int32_t image[2], row[2], col;
-  bool exists;  // the second half
-  bool joined;  // the halves are neighbours: one window of inputs
+  bool exists;  // whether there is a second half
+  bool joined;  // whether the halves are neighbours, with one window of inputs
 
   template <class T>
   DELTACONV_DEVICE WeightTileAt(const ChannelPlanes<T>& planes, int32_t index, int32_t tile_cols) {
@@ -58,7 +58,7 @@ struct WeightTileAt {
   }
 };
 
-// Rows of a plane on their way to shared memory, kChunks pieces of 16 bytes of each; zeros where it has none.
+// Copies rows of a plane to shared memory, kChunks pieces of 16 bytes of each row; zeros where the plane has none.
 template <int kChunks, class T>
 DELTACONV_DEVICE void copy_rows(const GradientGrid& grid, const T* plane, int32_t first_row, int32_t first_chunk,
                                 int32_t begin, int32_t end, int pitch, int rows_of_parity, T* to) {
@@ -76,19 +76,20 @@ DELTACONV_DEVICE void copy_rows(const GradientGrid& grid, const T* plane, int32_
   }
 }
 
-// Starts a tile's copies into a buffer.
+// Starts the copies of a tile into a buffer.
 template <class Band, class T>
 DELTACONV_DEVICE void copy_tile(const ChannelPlanes<T>& planes, const WeightTileAt& at, int K, int input_rows,
                                 T* buffer) {
   const GradientGrid& grid = planes.grid;
-  const int32_t chunk = (at.col + grid.lead - K / 2) / 8;  // of the first input, a multiple of 8
+  const int32_t chunk =
+      (at.col + grid.lead - K / 2) / 8;  // chunk of the first input, which is a multiple of 8 elements
   T* grads = buffer + input_rows * Band::kPitch;
   DELTACONV_UNROLL
   for (int i = 0; i < 2; ++i) {
     const bool exists = i == 0 || at.exists;
     const int64_t image = (exists ? at.image[i] : 0) * planes.image_elements;
-    copy_rows<Band::kBlocks + 1>(grid, planes.grads + image, exists ? at.row[i] : grid.rows, at.col / 8, i * kHalfRows,
-                                 (i + 1) * kHalfRows, Band::kGradPitch, kHalfRows, grads);
+    copy_rows<Band::kFragments + 1>(grid, planes.grads + image, exists ? at.row[i] : grid.rows, at.col / 8,
+                                    i * kHalfRows, (i + 1) * kHalfRows, Band::kGradPitch, kHalfRows, grads);
     if (i == 1 && at.joined) continue;
     const int rows = at.joined ? joined_input_rows(K) : half_input_rows(K);
     copy_rows<Band::kLoads>(grid, planes.inputs + image, at.row[i] - K / 2, chunk, i * rows, (i + 1) * rows,
@@ -97,11 +98,16 @@ DELTACONV_DEVICE void copy_tile(const ChannelPlanes<T>& planes, const WeightTile
   commit_copies();
 }
 
-// The scales of a tile's cells, each half a tile high and two blocks of 8 columns wide: a lane has that of
-// cell lane % kCells, where cell 2 c + i is the c-th of half i. Cells that do not exist have the first one's.
+// The scales of a tile's cells. A cell is half a tile high and two fragments of 8 columns wide. A lane has the scale of
+// cell lane % kCells, where cell 2 c + i is the c-th of half i. In place of a cell that does not exist it has the scale
+// of one that does.
+//
+//   tile of 32 columns      columns 0 to 15   columns 16 to 31
+//   upper half (i = 0)      cell 0            cell 2
+//   lower half (i = 1)      cell 1            cell 3
 template <class Band>
 struct TileScales {
-  static constexpr int kCells = Band::kBlocks;
+  static constexpr int kCells = Band::kFragments;
   float mine = 1.0f;
 
   TileScales() = default;
@@ -115,16 +121,8 @@ struct TileScales {
     mine = planes.scales[image + int64_t{row} * planes.grid.cell_cols + col + further];
   }
 
-  DELTACONV_DEVICE float of(int cell) const { return shuffle(mine, cell); }
-  DELTACONV_DEVICE float largest() const {
-    float most = mine;
-    DELTACONV_UNROLL
-    for (int mask = 1; mask < kCells; mask *= 2) {
-      const float other = shuffle_xor(most, mask);
-      most = other > most ? other : most;
-    }
-    return most;
-  }
+  DELTACONV_DEVICE float scale(int cell) const { return shuffle(mine, cell); }
+  DELTACONV_DEVICE float largest() const { return warp_max<kCells>(mine); }
 };
 
-}  // namespace deltaconv::cuda
+}  // namespace deltaconv::cuda::tensor_cores

@@ -1,15 +1,15 @@
-// The plan of the weight gradient on tensor cores: the tile that a simple cost model finds fastest, from the
-// shape and the shared memory of a block alone, so that sums are the same on many GPUs.
+// The plan of the weight gradient on tensor cores: the tile that a simple cost model finds fastest, from the shape and
+// the shared memory of a CTA alone, so that sums are the same on many GPUs.
 #include <algorithm>
 #include <optional>
 
 #include "cuda/layout/weight_band.h"
 #include "cuda/plan/cost.h"
 
-namespace deltaconv::cuda {
+namespace deltaconv::cuda::tensor_cores {
 namespace {
 
-constexpr double kWarpsThatFill = 2048;  // the GPU: about 16 of a multiprocessor
+constexpr double kWarpsThatFill = 2048;  // a GPU: about 16 on each multiprocessor
 constexpr int64_t kWarpsWanted = 8192, kMaxPartitions = 64;
 
 template <class Band>
@@ -29,13 +29,13 @@ Stage cut(const PlanProblem& problem, int32_t index) {
   return stage;
 }
 
-// Cycles of a multiprocessor for one channel of a tile.
+// Cycles that a multiprocessor takes for one channel of a tile.
 template <class Band>
 double tile_cycles(double K) {
   const double turns = std::ceil(K / Band::kMostRows);
-  const double products = 2 * Band::kBlocks * (K * Band::kBand / 2 + 1);
-  const double bytes = 16 * ((Band::kRows + K - 1) * Band::kLoads + Band::kRows * (Band::kBlocks + 1.0));
-  const double operands = 2 * Band::kLoads * (K + turns) + 8 * Band::kBlocks;
+  const double products = 2 * Band::kFragments * (K * Band::kBand / 2 + 1);
+  const double bytes = 16 * ((Band::kRows + K - 1) * Band::kLoads + Band::kRows * (Band::kFragments + 1.0));
+  const double operands = 2 * Band::kLoads * (K + turns) + 8 * Band::kFragments;
   const double diagonals = 2.5 * Band::kBand * K;
   return std::max(
       {products * kProductCycles, (operands + bytes / 128 + diagonals) * kSharedCycles, bytes / kBytesPerCycle});
@@ -50,7 +50,7 @@ template <class Band>
 std::optional<Candidate> candidate(const PlanProblem& problem, const DeviceProperties& device) {
   const auto K = static_cast<int>(problem.sizes.K);
   WeightPlan plan{};
-  plan.road = Road::kTensorCores;
+  plan.path = Path::kTensorCores;
   int64_t tiles = 0, most_tiles = 0;
   for (int32_t s = 0; s < static_cast<int32_t>(problem.factors.size()); ++s) {
     const Stage stage = cut<Band>(problem, s);
@@ -72,7 +72,7 @@ std::optional<Candidate> candidate(const PlanProblem& problem, const DevicePrope
     const int64_t bytes =
         warps * (2 * Band::buffer_bytes(plan.input_rows) + kChannelPlanesBytes + 4 * weight_totals(K));
     if (bytes > device.shared_per_block) continue;
-    const int64_t resident = warps * resident_blocks(device, warps * kWarp, bytes, kWeightBandRegisters);
+    const int64_t resident = warps * resident_ctas(device, warps * kWarp, bytes, kWeightBandRegisters);
     if (resident <= most_resident) continue;
     most_resident = resident;
     const int64_t channel_blocks = (problem.sizes.C + warps - 1) / warps;
@@ -85,7 +85,7 @@ std::optional<Candidate> candidate(const PlanProblem& problem, const DevicePrope
 
 }  // namespace
 
-std::optional<WeightPlan> tensor_cores_weight(const PlanProblem& problem, const DeviceProperties& device) {
+std::optional<WeightPlan> weight_launch(const PlanProblem& problem, const DeviceProperties& device) {
   std::optional<Candidate> best;
   for_each_weight_band(problem.sizes.K, [&](auto band) {
     if (problem.weight_columns.value_or(band.kCols) != band.kCols) return;
@@ -96,4 +96,4 @@ std::optional<WeightPlan> tensor_cores_weight(const PlanProblem& problem, const 
   return best->plan;
 }
 
-}  // namespace deltaconv::cuda
+}  // namespace deltaconv::cuda::tensor_cores

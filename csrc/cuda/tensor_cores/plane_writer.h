@@ -1,0 +1,94 @@
+// Writes accumulators to the planes of gradients in the workspace: rounding, scales, words.
+#pragma once
+
+#include "cuda/frame/tile.h"
+#include "cuda/layout/backward_workspace.h"
+#include "cuda/tensor_cores/fragments.h"
+
+namespace deltaconv::cuda::tensor_cores {
+
+// Rounds one plane's gradients of a tile and writes those that exist; one warp does it. A lane owns columns 2q and 2q +
+// 1. If the plane starts at an odd element, that pair straddles two words, so each lane stores its left neighbour's
+// second value with its own first.
+//
+//   lead even    word of lane q: columns 2q, 2q + 1
+//   lead odd     word of lane q: columns 2q - 1, 2q; lane 0 gets column -1 from lane 3, of the fragment before
+template <class T, class Banded>
+class PlaneWriter {
+ public:
+  DELTACONV_DEVICE PlaneWriter(const GradientGrid& grid, const Tile& tile, T* plane)
+      : grid_(grid), tile_(tile), plane_(plane), odd_(grid.lead % 2 == 1) {}
+
+  DELTACONV_DEVICE void write(const BandedSums<Banded>& sums, const float (&inverse)[2][2]) const {
+    DELTACONV_UNROLL
+    for (int i = 0; i < Banded::kStep; ++i) {
+      DELTACONV_UNROLL
+      for (int n = 0; n < 2; ++n) {
+        const int32_t row = tile_.row + (lane_index() / 4 + n * 8) * Banded::kStep + i;
+        uint32_t before = 0;
+        DELTACONV_UNROLL
+        for (int b = 0; b <= Banded::kFragments; ++b) {
+          uint32_t word = 0;
+          if (b < Banded::kFragments) {
+            const float* values = sums[i][b < Banded::kFragments ? b : 0].values + 2 * n;
+            const float by = inverse[n * (Banded::kStep - 1)][b / 2];
+            word = pack_pair<T>(values[0] * by, values[1] * by);
+          }
+          store(row, 8 * b, odd_ ? shifted(before, word) : word);
+          before = word;
+        }
+      }
+    }
+  }
+
+  // Writes zeros beside the first and the last column.
+  DELTACONV_DEVICE void write_margins(bool first, bool last) const {
+    const int32_t end = grid_.lead + grid_.cols;
+    for (int i = lane_index(); i < Banded::kRows * 16; i += kWarp) {
+      const int32_t row = tile_.row + i / 16, at = i % 16 < 8 ? i % 16 : end / 8 * 8 + i % 8;
+      const bool before = first && i % 16 < 8 && at < grid_.lead;
+      const bool after = last && i % 16 >= 8 && end <= at && at < grid_.pitch;
+      if (row < grid_.rows && (before || after)) plane_[int64_t{row} * grid_.pitch + at] = T{0};
+    }
+  }
+
+ private:
+  // The value left of this lane's pair, and the first value of the pair.
+  static DELTACONV_DEVICE uint32_t shifted(uint32_t before, uint32_t word) {
+    const int q = lane_index() % 4;
+    const uint32_t left = shuffle(q == 3 ? before : word, lane_index() / 4 * 4 + (q + 3) % 4);
+    return left >> 16 | word << 16;
+  }
+
+  // Stores a word, or the part of it that exists. `first` is the tile's column where the fragment begins.
+  DELTACONV_DEVICE void store(int32_t row, int first, uint32_t word) const {
+    const int32_t in_tile = first + lane_index() % 4 * 2 - (odd_ ? 1 : 0), col = tile_.col + in_tile;
+    const int32_t limit = grid_.cols - tile_.col < Banded::kCols ? grid_.cols - tile_.col : Banded::kCols;
+    if (row >= grid_.rows || in_tile >= limit) return;
+    T* to = plane_ + int64_t{row} * grid_.pitch + grid_.lead + col;
+    if (in_tile >= 0 && in_tile + 1 < limit) {
+      *reinterpret_cast<uint32_t*>(to) = word;
+    } else if (in_tile >= 0) {
+      to[0] = T{static_cast<uint16_t>(word)};
+    } else {
+      to[1] = T{static_cast<uint16_t>(word >> 16)};
+    }
+  }
+
+  GradientGrid grid_;
+  Tile tile_;
+  T* plane_;
+  bool odd_;
+};
+
+// The exponent of the scale of a cell whose values are at most `largest`; an infinity takes the largest scale.
+DELTACONV_DEVICE int scale_exponent(float largest) {
+  const int exponent = static_cast<int>(float_to_bits(largest) >> 23) - 127 - 14;
+  const int up = (exponent + kScaleStep - 1) & -kScaleStep;
+  return up < kSmallestScale ? kSmallestScale : up;
+}
+static_assert((kScaleStep & (kScaleStep - 1)) == 0);
+
+DELTACONV_DEVICE float power_of_two(int exponent) { return bits_to_float(uint32_t(exponent + 127) << 23); }
+
+}  // namespace deltaconv::cuda::tensor_cores

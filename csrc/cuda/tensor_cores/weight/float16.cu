@@ -1,7 +1,0 @@
-#include "cuda/tensor_cores/weight/kernel.h"
-
-namespace deltaconv::cuda {
-
-template void launch_tensor_cores_weight(const BackwardPlan&, const BackwardArguments<Half>&, Stream);
-
-}  // namespace deltaconv::cuda
