@@ -1,7 +1,7 @@
 """The operator `deltaconv::block`: a whole ΔConvBlock, composed of PyTorch's operators or, at inference, fused.
 
 Composed, it is differentiable, traceable and runs wherever `deltaconv::pyramid` does. The `cuda` backend computes it
-in four launches (docs/cuda.md); `why_not_fused` says when it does not.
+in four launches (docs/cuda/fused_block.md); `why_not_fused` says when it does not.
 """
 
 from __future__ import annotations

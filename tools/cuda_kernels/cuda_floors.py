@@ -1,6 +1,7 @@
 """The least time of each named shape's forward on an H200, and what the plan expects, computed: no measurement.
 
-`python tools/cuda_kernels/cuda_floors.py` prints the table of docs/cuda.md; with --write it puts it into that page.
+`python tools/cuda_kernels/cuda_floors.py` prints the table of docs/cuda/floors.md; with --write it puts it into that
+page.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from cuda_resources import write_table
 from deltaconv_kernels.cuda_plan import GPUS, explain_cuda_plan
 from deltaconv_kernels.testing import NAMED_SHAPES, Shape
 
-# Of an H200: float32 by the data sheet; what mma.sync and a copy reach as others measured it.
+# Rates of an H200: float32 by the data sheet; what mma.sync and a copy reach as others measured it.
 FLOAT32_FLOPS, MATRIX_FLOPS, BYTES = 67e12, 620e12, 4.3e12
 CLOCK = FLOAT32_FLOPS / (2 * 128 * GPUS["h200"].multiprocessors)  # 128 multiply-adds a cycle
-BAND_STEP = 8  # columns of results of one product, and rows of a block of the band
+BAND_STEP = 8  # columns of results of one product, and rows of a fragment of the band
 
 
 def band_density(kernel_size: int) -> float:
-    """The part of the banded matrix that is not zero: K of the K + 7 rows rounded up to whole blocks."""
-    blocks = -(-(kernel_size + BAND_STEP - 1) // BAND_STEP)
-    return kernel_size / (BAND_STEP * blocks)
+    """The part of the banded matrix that is not zero: K of the K + 7 rows rounded up to whole fragments."""
+    fragments = -(-(kernel_size + BAND_STEP - 1) // BAND_STEP)
+    return kernel_size / (BAND_STEP * fragments)
 
 
 def floors(shape: Shape) -> dict[str, float]:
@@ -58,7 +59,7 @@ def table() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="put the table into docs/cuda.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/cuda/floors.md")
     made = table()
     print(made)
     if parser.parse_args().write:

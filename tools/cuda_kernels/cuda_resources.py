@@ -1,7 +1,7 @@
 """What the CUDA library's kernels ask of a GPU: registers, stack, shared memory of every variant and architecture.
 
-`python tools/cuda_kernels/cuda_resources.py` prints the table of docs/cuda.md from the library that is built; with
---write it puts the table into that page.
+`python tools/cuda_kernels/cuda_resources.py` prints the table of docs/cuda/registers.md from the library that is built;
+with --write it puts the table into that page.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pathlib import Path
 from deltaconv_kernels.native import DIRECTORY
 
 LIBRARY = DIRECTORY / "libdeltaconv_cuda.so"
-DOCUMENT = Path(__file__).parents[2] / "docs" / "cuda.md"
+DOCS = Path(__file__).parents[2] / "docs" / "cuda"
+PAGES = {"cuda_resources": DOCS / "registers.md", "cuda_floors": DOCS / "floors.md"}  # by the tool that writes a table
 END = "<!-- end -->"
 TYPES = {"f": "float32", "Half": "float16", "BFloat16": "bfloat16"}
 
@@ -34,8 +35,8 @@ class Kernel:
     variant: tuple[int, ...]  # its compile-time sizes
     registers: int  # of a thread
     stack: int  # bytes of a thread: arrays and spilled registers
-    local: int  # likewise
-    static_shared: int  # bytes of a block
+    local: int  # bytes of a thread, of local memory
+    static_shared: int  # bytes of a CTA
 
 
 def cuobjdump() -> str | None:
@@ -68,13 +69,14 @@ def read_kernels(library: Path = LIBRARY) -> list[Kernel]:
 
 
 def _kernel(architecture: int, mangled: str, usage: dict[str, int]) -> Kernel:
-    found = re.search(r"\d((?:Pyramid|Block)[A-Za-z]+)I(f|NS\w*?\d(?:Half|BFloat16)E)(.*?)EENS", mangled)
+    folders = "cuda_cores|tensor_cores|fused_block"
+    found = re.search(rf"\d({folders})\d+([A-Z][A-Za-z]+)I(f|NS\w*?\d(?:Half|BFloat16)E)(.*?)EENS", mangled)
     if found is None:
-        raise ValueError(f"the name of a kernel: expected Pyramid… or Block…<type, sizes…>, got {mangled}")
-    kind = re.sub(r"^NS.*\d(Half|BFloat16)E$", r"\1", found[2])
-    sizes = tuple(map(int, re.findall(r"Li(\d+)E?", found[3])))
+        raise ValueError(f"the name of a kernel: expected {folders}::name<type, sizes…>, got {mangled}")
+    kind = re.sub(r"^NS.*\d(Half|BFloat16)E$", r"\1", found[3])
+    sizes = tuple(map(int, re.findall(r"Li(\d+)E?", found[4])))
     resources = (usage["REG"], usage["STACK"], usage["LOCAL"], usage["SHARED"])
-    return Kernel(architecture, found[1], TYPES[kind], sizes, *resources)
+    return Kernel(architecture, f"{found[1]}::{found[2]}", TYPES[kind], sizes, *resources)
 
 
 def table(kernels: Iterable[Kernel]) -> str:
@@ -99,19 +101,19 @@ def _begin(tool: str) -> str:
 
 
 def documented_table(tool: str) -> str:
-    """The table of tools/cuda_kernels/<tool>.py as it stands in docs/cuda.md."""
-    return DOCUMENT.read_text().split(_begin(tool))[1].split(END)[0].strip()
+    """The table of tools/cuda_kernels/<tool>.py as it stands in its page."""
+    return PAGES[tool].read_text().split(_begin(tool))[1].split(END)[0].strip()
 
 
 def write_table(tool: str, made: str) -> None:
-    """Put the table of tools/cuda_kernels/<tool>.py into docs/cuda.md."""
-    before, rest = DOCUMENT.read_text().split(_begin(tool))
-    DOCUMENT.write_text(f"{before}{_begin(tool)}\n{made}\n{END}{rest.split(END, 1)[1]}")
+    """Put the table of tools/cuda_kernels/<tool>.py into its page."""
+    before, rest = PAGES[tool].read_text().split(_begin(tool))
+    PAGES[tool].write_text(f"{before}{_begin(tool)}\n{made}\n{END}{rest.split(END, 1)[1]}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help=f"put the table into docs/{DOCUMENT.name}")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/cuda/registers.md")
     options = parser.parse_args()
     made = table(read_kernels())
     print(made)

@@ -1,4 +1,4 @@
-"""Draws the picture of docs/cuda.md: a convolution as products with a banded matrix. Needs matplotlib."""
+"""Draws the picture of docs/cuda/tensor_cores.md: a convolution as products with a banded matrix. Needs matplotlib."""
 
 from __future__ import annotations
 
