@@ -61,7 +61,7 @@ void compute(const Kernels<T>& kernels, const Header& header, FILE* in, FILE* ou
   const BackwardArguments<T> backward{
       problem, image(grad.data(), channels), {strips, 1, strips}, grad_x.data(), partials.data(), true};
   for (int64_t b = 0; b < sizes.B; ++b) {
-    for (int64_t block = 0; block * kBlock < sizes.C / 2; ++block) {
+    for (int64_t block = 0; block * kChannelBlock < sizes.C / 2; ++block) {
       run_task(kernels.forward_scratch, kernels.forward, forward,
                ForwardTask{b, block, {0, sizes.H}, {0, sizes.W}});
       run_task(kernels.backward_scratch, kernels.backward, backward, BackwardTask{b, block, 0, {0, strips}});
