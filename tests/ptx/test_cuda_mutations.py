@@ -86,69 +86,69 @@ NOT_IN = {  # kinds of instructions that a kernel does not have
 
 
 @cache
-def problem(road: str, inter: int, tile=None):
+def problem(path: str, inter: int, tile=None):
     """A case, its result in float64 and the plan's GPU."""
     kernel_size, size, threads = tile or (7, None, None)
-    dtype = torch.float32 if road == CORES else torch.float16
+    dtype = torch.float32 if path == CORES else torch.float16
     case = make_case(Shape(1, 19, 21, inter, kernel_size), dtype, residual=True)
     gpu = None
     if size:
-        planned = plan_problem(case.x.shape, case.factors, kernel_size, dtype, road)
+        planned = plan_problem(case.x.shape, case.factors, kernel_size, dtype, path)
         gpu = test_tensor_cores.gpu_that_gets(module(), planned, size, threads)
     return case, pyramid_forward(*case.to(torch.float64).arguments), gpu
 
 
-def candidates(road: str, *key) -> tuple[list[Instruction], list[int]]:
+def candidates(path: str, *key) -> tuple[list[Instruction], list[int]]:
     """The kernel's instructions and the indices of those that the case executes."""
-    case, _, gpu = problem(road, *key)
+    case, _, gpu = problem(path, *key)
     seen = []
 
     def look(ptx_module, entry):
         seen.append(ptx_module.entry(entry).body.instructions)
         return ptx_module
 
-    executor = Executor(road=road, gpu=gpu, change=look)
+    executor = Executor(path=path, gpu=gpu, change=look)
     forward(case, executor)
     (executed,), (instructions,) = executor.executed, seen
     return instructions, [at for at, issued in enumerate(executed.counts.issued) if issued]
 
 
-def is_noticed(road: str, at: int, edit: Callable[[Instruction], None], *key) -> bool:
-    case, expected, gpu = problem(road, *key)
+def is_noticed(path: str, at: int, edit: Callable[[Instruction], None], *key) -> bool:
+    case, expected, gpu = problem(path, *key)
 
     def change(ptx_module, entry):
         return ptx_module.with_entry(ptx_module.entry(entry).changed(lambda instructions: edit(instructions[at])))
 
     try:
-        result = forward(case, Executor(road=road, gpu=gpu, order=1, change=change))
+        result = forward(case, Executor(path=path, gpu=gpu, order=1, change=change))
     except PtxError:
         return True
     return relative_error(result, expected) > ERROR_BUDGET[case.x.dtype]
 
 
-def unnoticed(kind: str, road: str, *key, all_of_them: bool = False) -> list[str]:
+def unnoticed(kind: str, path: str, *key, all_of_them: bool = False) -> list[str]:
     """The lines of PTX where a mutation goes unnoticed."""
     picks, edit, most = MUTATIONS[kind]
-    instructions, executed = candidates(road, *key)
+    instructions, executed = candidates(path, *key)
     found = [at for at in executed if picks(instructions, at)]
     assert found, "no such instruction is executed"
     tried = found if all_of_them else found[:: -(-len(found) // most)]
     lines = {
         at: f"{instructions[at].opcode}, PTX line {instructions[at].line}, {instructions[at].source}" for at in tried
     }
-    return [lines[at] for at in tried if not is_noticed(road, at, edit, *key)]
+    return [lines[at] for at in tried if not is_noticed(path, at, edit, *key)]
 
 
 # 16 channel pairs allow 16-byte copies, which CUDA cores make asynchronously; 17 leave a tail in C.
 @pytest.mark.parametrize(
-    ("road", "inter", "kind"),
+    ("path", "inter", "kind"),
     [
         *((CORES, 32, kind) for kind in MUTATIONS if kind not in NOT_IN[CORES]),
         *((TENSOR_CORES, 34, kind) for kind in MUTATIONS if kind not in NOT_IN[TENSOR_CORES]),
     ],
 )
-def test_noticed(road, inter, kind):
-    assert unnoticed(kind, road, inter) == []
+def test_noticed(path, inter, kind):
+    assert unnoticed(kind, path, inter) == []
 
 
 @pytest.mark.ptx_full
