@@ -75,9 +75,9 @@ def run(options: argparse.Namespace) -> None:
             profile.ablation = ablate_windows(pipe, generation, profile.kernel_sizes)
     except (TypeError, ValueError) as error:  # the pipeline checks sizes and prompts itself
         raise UserError(str(error)) from error
+    print(summarise(profile))  # first: it is there also where the disk is full
     profile.save(options.output / PROFILE_FILE)
     write_report(profile, options.output / REPORT_FILE)
-    print(summarise(profile))
     print(f"\nprofile: {options.output / PROFILE_FILE}\nreport: {options.output / REPORT_FILE}")
 
 

@@ -45,16 +45,22 @@ def run(options: argparse.Namespace) -> None:
         DenoisingTask,
         DistillConfig,
         Distiller,
+        RunFolderError,
         TrainingDiverged,
         make_accelerator,
     )
+    from ..distillation.run.resume import checkpoint_to_resume
+    from ..distillation.run.run_folder import RunFolder
 
     require_one_source(options, TRAINING_SOURCES)
     try:
         config = DistillConfig(**{field.name: _value(options, field.name) for field in fields(DistillConfig)})
         accelerator = make_accelerator(config)
+        RunFolder(config, checkpoint_to_resume(config))  # before anything that takes time
     except ValueError as error:
         raise UserError(f"--{error}") from error
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
     pipe = load_pipeline(options.pretrained_teacher_model, "--pretrained_teacher_model", options).to(accelerator.device)
     try:
         _made(DenoisingTask, pipe, config.prediction_type)  # refuses what cannot be a teacher, before any encoding
@@ -62,9 +68,11 @@ def run(options: argparse.Namespace) -> None:
         examples = open_examples(pipe, options)
         distiller = _made(Distiller, pipe, fusion, examples, config, accelerator)
         distiller.train()
+    except RunFolderError as error:
+        raise UserError(f"--{error}") from error
     except (CheckpointError, DataError, TrainingDiverged) as error:
         raise UserError(str(error)) from error
-    except OSError as error:  # such as a full disk under the metrics; checkpoints have an error of their own
+    except OSError as error:  # such as a folder that cannot be made; a full disk has an error of its own
         raise UserError(f"--output_dir: {error}") from error
     if accelerator.is_main_process:
         print(f"fusion: {config.output_dir}/fusion")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -21,10 +22,15 @@ COMMANDS = {
     "info": "show versions, CPU, GPU and which backends can run here",
 }
 USER_MISTAKE, INTERRUPTED = 2, 130
+# A disk that is full, over its quota or not to be written to, whatever was being written.
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `deltaconv`; returns the exit code (0, 2 for a user's mistake, 130 when interrupted)."""
+    """Entry point of `deltaconv`; returns the exit code.
+
+    It is 0, 2 for a user's mistake or a full disk, 130 after Ctrl-C, or 143 after SIGTERM.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = _top_parser().parse_args(arguments[:1]).command
     # transformers warns on import of what no subcommand uses
@@ -45,9 +51,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"deltaconv {command}: {error}", file=sys.stderr)
         return USER_MISTAKE
-    except KeyboardInterrupt:
-        print(f"deltaconv {command}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        print(f"deltaconv {command}: {str(error) or 'interrupted'}", file=sys.stderr)
+        return getattr(error, "exit_code", INTERRUPTED)
+    except OSError as error:
+        if options.traceback or error.errno not in DISK_FAULTS:
+            raise
+        print(f"deltaconv {command}: {error}", file=sys.stderr)
+        return USER_MISTAKE
     return 0
 
 

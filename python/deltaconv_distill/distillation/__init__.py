@@ -12,8 +12,10 @@ from .data.hub_images import HubImages
 from .data.images import CaptionedImages, EmojiImages, ImageFolder
 from .data.shards import ShardedImages
 from .run.checkpoint import CheckpointError, find_checkpoint, save_checkpoint
+from .run.interruption import TrainingInterrupted
 from .run.parallel import make_accelerator
 from .run.records import StepRecord
+from .run.run_folder import RunFolderError
 from .task import DenoisingTask
 from .training.losses import LossTerms, LossWeights, distillation_losses, feature_loss
 from .training.trainer import Distiller, TrainingDiverged
@@ -39,9 +41,11 @@ __all__ = [
     "LossTerms",
     "LossWeights",
     "PipelineEncoder",
+    "RunFolderError",
     "ShardedImages",
     "StepRecord",
     "TrainingDiverged",
+    "TrainingInterrupted",
     "distillation_losses",
     "feature_loss",
     "find_checkpoint",

@@ -31,6 +31,9 @@ class DistillConfig:
     output_dir: str | None = setting(
         None, "where checkpoints, metrics and the final fusion go; nothing is written without it"
     )
+    overwrite_output_dir: bool = setting(
+        False, "remove what another run, or the later part of the resumed one, left in output_dir"
+    )
     seed: int = setting(0, "fixes noise, timesteps, caption dropout and the order of examples")
     train_batch_size: int = setting(16, "examples in one forward of one process")
     gradient_accumulation_steps: int = setting(1, "forwards whose gradients are averaged into one optimizer step")

@@ -16,7 +16,7 @@ from .records import StepRecord
 
 CARD_FILE = "README.md"
 AVERAGED_STEPS = 100
-PLACES = ("output_dir", "resume_from_checkpoint")  # settings that say nothing of the weights
+PLACES = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint")  # settings that say nothing of the weights
 
 TEMPLATE = """\
 # ΔConvBlocks for {teacher}

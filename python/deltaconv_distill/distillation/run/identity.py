@@ -14,6 +14,7 @@ from ..data.shards import ShardedImages
 RESUMABLE_CHANGES = frozenset(
     {
         "output_dir",
+        "overwrite_output_dir",
         "max_train_steps",
         "max_train_seconds",
         "checkpointing_steps",

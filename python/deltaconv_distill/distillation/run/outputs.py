@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from accelerate import Accelerator
@@ -15,9 +14,10 @@ from ...conversion import DeltaConvFusion
 from ..config import DistillConfig
 from ..evaluation.generated_images import pixel_difference
 from .card import write_card
-from .checkpoint import FUSION_FOLDER
+from .checkpoint import FUSION_FOLDER, prune_checkpoints, save_checkpoint, writing
 from .parallel import gathered
 from .records import StepLog, StepRecord
+from .run_folder import RunFolder
 from .sample_grids import can_generate, draw_pair, save_grid
 from .trackers import Tracker
 
@@ -27,8 +27,16 @@ logger = logging.getLogger(__name__)
 class Outputs:
     """Written by the main process alone, and only where the settings name an output directory."""
 
-    def __init__(self, pipe: Any, fusion: DeltaConvFusion, config: DistillConfig, accelerator: Accelerator) -> None:
-        self.folder = Path(config.output_dir) if config.output_dir else None
+    def __init__(
+        self,
+        pipe: Any,
+        fusion: DeltaConvFusion,
+        config: DistillConfig,
+        accelerator: Accelerator,
+        run_folder: RunFolder,
+    ) -> None:
+        self.folder = run_folder.path
+        self._run_folder = run_folder
         self._pipe = pipe
         self._fusion = fusion
         self._config = config
@@ -40,7 +48,10 @@ class Outputs:
 
     def record(self, record: StepRecord, skipped: int) -> None:
         """Keep the record of a step; `skipped` counts the run's steps so far that were not finite."""
-        self.log.append(record)
+        with writing(self.folder):
+            if self._is_main:
+                self._run_folder.claim()
+            self.log.append(record)
         self._tracker.log_step(record, skipped)
 
     def validate(self, step: int, drawing: AbstractContextManager) -> None:
@@ -52,7 +63,8 @@ class Outputs:
             with drawing:
                 teacher, student = draw_pair(self._pipe, self._fusion, self._config)
             if self._is_main:
-                path = save_grid(teacher, student, self.folder, step)
+                with writing(self.folder):
+                    path = save_grid(teacher, student, self.folder, step)
                 self._tracker.log_grid(path, prompts, pixel_difference(student, teacher), step)
         self._accelerator.wait_for_everyone()
 
@@ -61,11 +73,32 @@ class Outputs:
         with self.whole_fusion() as fusion:
             if self.folder and self._is_main:
                 folder = self.folder / FUSION_FOLDER
-                fusion.save_pretrained(folder)
                 teacher = getattr(self._pipe.config, "_name_or_path", None)
                 name = str(teacher) if teacher else None
-                write_card(folder, fusion, self._config, self.log.records, name, global_batch_size)
+                with writing(self.folder):
+                    fusion.save_pretrained(folder)
+                    write_card(folder, fusion, self._config, self.log.records, name, global_batch_size)
         self._tracker.finish()
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Inside, no other process trains into the folder, which is this run's.
+
+        Raises:
+            RunFolderError: one does.
+        """
+        return self._run_folder.locked() if self._is_main else nullcontext()
+
+    def save_checkpoint(self, step: int, state: dict[str, Any], fusion: DeltaConvFusion) -> None:
+        """Write one and remove those that are one too many.
+
+        Raises:
+            CheckpointError: the disk is full or not writable.
+        """
+        if self.folder and self._is_main:
+            with writing(self.folder):
+                self._run_folder.claim()
+            save_checkpoint(self.folder, step, self._run_folder.run, state, fusion)
+            prune_checkpoints(self.folder, self._config.checkpoints_total_limit, step)
 
     @contextmanager
     def whole_fusion(self) -> Iterator[DeltaConvFusion]:

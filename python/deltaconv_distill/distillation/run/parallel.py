@@ -84,6 +84,15 @@ def prepare(accelerator: Accelerator, loss_module: LossModule, optimizer: torch.
     return Prepared(module, module, wrapped)
 
 
+def agreed(accelerator: Accelerator, time_is_up: bool, stopped: int) -> tuple[bool, int]:
+    """What all processes go by: the main one's clock, and a signal that any of them has been sent."""
+    if accelerator.num_processes == 1:
+        return time_is_up, stopped
+    mine = [[int(time_is_up and accelerator.is_main_process), stopped]]
+    time_is_up, stopped = accelerator.gather(torch.tensor(mine, device=accelerator.device)).amax(0).tolist()
+    return bool(time_is_up), stopped
+
+
 def gathered(tree: Any) -> Any:
     """`tree` of dicts and lists with whole tensors in place of spread ones; all processes have to call it."""
     if isinstance(tree, dict):

@@ -33,22 +33,25 @@ class StepLog:
     def __init__(self, folder: Path | None) -> None:
         self.records: list[StepRecord] = []
         self._path = folder / METRICS_FILE if folder else None
-        if folder:
-            folder.mkdir(parents=True, exist_ok=True)
+        self._is_written = False  # this process has begun the file
 
     def append(self, record: StepRecord) -> None:
-        if self._path:
-            with open(self._path, "a" if self.records else "w", encoding="utf-8") as file:
-                file.write(_line(record))
         self.records.append(record)
+        if self._path is None:
+            return
+        if self._is_written:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(_line(record))
+            return
+        with atomic_file(self._path, "w") as file:  # in the place of another run's, or of what is done again
+            file.writelines(map(_line, self.records))
+        self._is_written = True
 
     def rewind(self, step: int) -> None:
         """Take up the records of an interrupted run up to `step`; what it did after its checkpoint is done again."""
         if self._path and self._path.is_file():
             lines = self._path.read_text(encoding="utf-8").splitlines()[:step]
             self.records = [_parse(line) for line in lines]
-            with atomic_file(self._path, "w") as file:
-                file.writelines(map(_line, self.records))
 
 
 def _line(record: StepRecord) -> str:

@@ -107,7 +107,7 @@ def restore_state(state: RunState, identity: RunIdentity, accelerator: Accelerat
 
 def _refuse_another_run(state: RunState, identity: RunIdentity, saved: dict[str, Any], path: Path) -> None:
     """An exact resume needs the same stream, optimizer and blocks; anything else is named, not guessed."""
-    changes = identity.changes_from({name: saved[name] for name in asdict(identity)})
+    changes = identity.changes_from({name: saved[name] for name in asdict(identity) if name in saved})
     if changes:
         raise CheckpointError(f"{path}: was written with other settings: {', '.join(changes)}")
     shapes = {name: value.shape for name, value in state.fusion.state_dict().items()}

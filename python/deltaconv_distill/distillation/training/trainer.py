@@ -18,13 +18,14 @@ from ..data.batches import Batch
 from ..data.examples import Examples
 from ..data.shards import ShardedImages
 from ..data.training_stream import open_stream
-from ..run.checkpoint import prune_checkpoints, save_checkpoint
 from ..run.identity import identify
+from ..run.interruption import Notice, TrainingInterrupted, noticed_signals
 from ..run.outputs import Outputs
-from ..run.parallel import Losses, LossModule, make_accelerator, prepare, refuse_unfit_settings
+from ..run.parallel import Losses, LossModule, agreed, make_accelerator, prepare, refuse_unfit_settings
 from ..run.progress import TrainingBar
 from ..run.records import StepRecord
 from ..run.resume import RunState, checkpoint_to_resume, collect_state, restore_state
+from ..run.run_folder import RunFolder
 from ..task import DenoisingTask
 from .layer_local import attention_calls, fit_projections, local_loss
 from .losses import LossTerms, distillation_losses
@@ -52,8 +53,9 @@ class Distiller:
         accelerator: how this process works together with others; unless given, as the launcher configured it.
 
     Raises:
-        ValueError: the blocks are not float32, a setting does not fit the way of launching, or the scheduler's
-            prediction type is neither epsilon nor v_prediction.
+        ValueError: the blocks are not float32, a setting does not fit the way of launching, or the scheduler has no
+            betas or a prediction type that is neither epsilon nor v_prediction.
+        RunFolderError: the output directory holds what training would replace.
         CheckpointError: the checkpoint to resume from is damaged.
     """
 
@@ -65,6 +67,8 @@ class Distiller:
         config: DistillConfig,
         accelerator: Accelerator | None = None,
     ) -> None:
+        checkpoint = checkpoint_to_resume(config)
+        run_folder = RunFolder(config, checkpoint)
         self.config = config
         self.fusion = fusion
         self.pipe = pipe
@@ -76,9 +80,8 @@ class Distiller:
         prepare_weights(pipe, fusion, config, self.accelerator.device)
         self.stream = open_stream(examples, config, self.task.num_timesteps, self.accelerator)
         self.identity = identify(config, examples, self.accelerator.num_processes)
-        self.outputs = Outputs(pipe, fusion, config, self.accelerator)
+        self.outputs = Outputs(pipe, fusion, config, self.accelerator, run_folder)
         self._held_calls: dict[tuple[int, int], Any] = {}  # stage 1, by data step and batch of it
-        checkpoint = checkpoint_to_resume(config)
         if config.fit_batches and checkpoint is None:
             self._fit_projections(examples)
         self._prepare_training()
@@ -104,11 +107,27 @@ class Distiller:
 
         Raises:
             TrainingDiverged: `max_skipped_steps` steps in a row were not finite.
-            CheckpointError: a checkpoint could not be written.
+            CheckpointError: a checkpoint, or another of the run's files, could not be written.
+            RunFolderError: another process trains into the output directory.
+            TrainingInterrupted: Ctrl-C or SIGTERM; a checkpoint of the last step is written.
         """
-        saved_at = self.step
+        with self.outputs.locked(), noticed_signals() as notice:
+            stopped = self._run(notice, on_step)
+            if stopped:
+                raise TrainingInterrupted(stopped, self.step, self.outputs.folder)
+        if self.ema:
+            self.ema.copy_to(self.parameters)
+        self.outputs.finish(self.identity.global_batch_size)
+        return self.outputs.log.records
+
+    def _run(self, notice: Notice, on_step: Callable[[StepRecord], None] | None) -> int:
+        """Steps to the limit, and the checkpoint after the last; returns the signal that stopped them earlier, or 0."""
+        saved_at, stopped = self.step, 0
         with TrainingBar(self.config, self.step, visible=self.accelerator.is_main_process) as bar:
-            while self.step < self.config.max_train_steps and not self._agreed(bar.time_is_up()):
+            while self.step < self.config.max_train_steps:
+                time_is_up, stopped = agreed(self.accelerator, bar.time_is_up(), notice.signal)
+                if time_is_up or stopped:
+                    break
                 record = self.train_step()
                 bar.show(record, self.skipped, len(self.stream.bad))
                 if on_step:
@@ -119,10 +138,7 @@ class Distiller:
                     saved_at = self.save_checkpoint()
         if saved_at != self.step:
             self.save_checkpoint()
-        if self.ema:
-            self.ema.copy_to(self.parameters)
-        self.outputs.finish(self.identity.global_batch_size)
-        return self.outputs.log.records
+        return stopped
 
     def train_step(self) -> StepRecord:
         """One optimizer step on the next batches; skipped, and counted, where loss or gradient is not finite."""
@@ -165,13 +181,10 @@ class Distiller:
 
     def save_checkpoint(self) -> int:
         """Write a checkpoint, prune old ones, and return its step; without `output_dir` nothing is written."""
-        folder = self.outputs.folder
-        if folder:
+        if self.outputs.folder:
             state = collect_state(self._state, self.identity, self.accelerator)
             with self.averaged(), self.outputs.whole_fusion() as fusion:
-                if self.accelerator.is_main_process:
-                    save_checkpoint(folder, self.step, state, fusion)
-                    prune_checkpoints(folder, self.config.checkpoints_total_limit)
+                self.outputs.save_checkpoint(self.step, state, fusion)
             self.accelerator.wait_for_everyone()
         return self.step
 
@@ -281,13 +294,6 @@ class Distiller:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         return rate
-
-    def _agreed(self, flag: bool) -> bool:
-        """The main process's word, where time is what ends the run: clocks differ."""
-        if self.accelerator.num_processes == 1 or self.config.max_train_seconds is None:
-            return flag
-        mine = torch.tensor(float(flag and self.accelerator.is_main_process), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(mine, "sum"))
 
     def _fit_projections(self, examples: Examples | ShardedImages) -> None:
         stream = open_stream(examples, self.config, self.task.num_timesteps, self.accelerator)

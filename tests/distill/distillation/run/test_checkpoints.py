@@ -90,7 +90,7 @@ def test_nothing_but_damage_is_an_error(tmp_path):
     _two_checkpoints(tmp_path)
     for name in ("checkpoint-2", "checkpoint-4"):
         _damage(tmp_path / name, "missing-file")
-    with pytest.raises(CheckpointError, match="every checkpoint is damaged: checkpoint-4, checkpoint-2"):
+    with pytest.raises(CheckpointError, match="damaged, or another run's: checkpoint-4, checkpoint-2"):
         make_distiller(output_dir=str(tmp_path), checkpointing_steps=2, resume_from_checkpoint="latest")
 
 
@@ -113,7 +113,7 @@ def test_a_full_disk_is_an_error_and_leaves_the_checkpoint_before_it(tmp_path, m
         CheckpointError, match=r"checkpoint-3 .*No space left on device.*usable checkpoint is .*checkpoint-2"
     ):
         distiller.save_checkpoint()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "metrics.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "metrics.jsonl", "run.json"]
 
 
 def test_old_checkpoints_and_leftovers_of_killed_runs_go(tmp_path):
