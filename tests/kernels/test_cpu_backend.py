@@ -53,6 +53,16 @@ def test_an_unknown_instruction_set_is_named():
     assert "got 'sse9'" in result.stderr
 
 
+@pytest.mark.parametrize("kernel_size", range(1, 33, 2))
+def test_a_convolutions_tile_takes_the_fewest_products(kernel_size):
+    def products(tile):  # for an output and a kernel row: docs/cpu.md
+        return -(-kernel_size // tile) * (2 * tile - 1) / tile
+
+    assert dk.backends()["cpu"].available  # loads the library
+    tile = torch.ops.deltaconv.cpu_convolution_tile(kernel_size)
+    assert tile == (1 if kernel_size < 7 else min((4, 5), key=products))
+
+
 @pytest.fixture
 def threads():
     before = torch.get_num_threads()
