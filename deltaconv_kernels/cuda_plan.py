@@ -10,7 +10,7 @@ import torch
 from . import native
 from .block_ops import ALIGNMENT, FUSED_DTYPES
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # in the order of ElementType in csrc/cuda/plan.h
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # in the order of ElementType in csrc/cuda/plan/plan.h
 
 
 class Gpu(NamedTuple):
