@@ -8,15 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor  # what torch.export traces with
-from torch.nn.modules.module import _has_any_global_hook
 
-from . import block_ops
-from .block_ops import compose, run_fused, why_not_fused
-from .ops import is_recorded, pyramid
-from .validation import BlockArguments, check_against_parameters, check_block_options, check_stream
-
-_PLAIN_TENSORS = (Tensor, nn.Parameter, FakeTensor)  # no subclass that is quantised or distributed
+from . import fusing
+from .block_arguments import BlockArguments
+from .block_ops import compose, run_fused
+from .fusing import is_plain, why_not_fused, why_not_now
+from .ops import pyramid
+from .validation import check_against_parameters, check_block_options, check_stream
 
 
 class DeltaConvBlock(nn.Module):
@@ -70,16 +68,16 @@ class DeltaConvBlock(nn.Module):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """x: [B, H, W, dim]; residual: the same shape or None, added to the delta. Returns [B, H, W, dim]."""
         check_stream(x, residual, self.dim)
-        if x.device.type in block_ops.FUSED_ON and why_not_fused(x, self._inter, self.factors, residual) is None:
+        if x.device.type in fusing.FUSED_ON and why_not_fused(x, self._inter, self.factors, residual) is None:
             arguments = self.arguments(x, residual)
-            if self._why_not_now(arguments) is None:
+            if why_not_now(arguments, self._projections()) is None:
                 tracing = torch.compiler.is_compiling()
                 return torch.ops.deltaconv.block(*arguments) if tracing else run_fused(arguments)
         out_proj = self.out_proj
         try:
-            return compose(x, self.in_proj, self._pyramid, out_proj, self.pool_proj, residual, _is_plain(out_proj))
+            return compose(x, self.in_proj, self._pyramid, out_proj, self.pool_proj, residual, is_plain(out_proj))
         except RuntimeError:
-            if _is_plain(self.in_proj):
+            if is_plain(self.in_proj):
                 check_against_parameters(x, self.weight)  # in words that nn.Linear, which refused, has not
             raise
 
@@ -105,20 +103,7 @@ class DeltaConvBlock(nn.Module):
     def why_not_fused(self, x: Tensor, residual: Tensor | None = None) -> str | None:
         """None if the forward pass of these tensors is four launches of the `cuda` backend, else the reason."""
         reason = why_not_fused(x, self._inter, self.factors, residual)
-        return reason or self._why_not_now(self.arguments(x, residual))
-
-    def _why_not_now(self, arguments: BlockArguments) -> str | None:
-        device, dtype = arguments.x.device, arguments.x.dtype
-        if torch.is_autocast_enabled(device.type):
-            return "autocast chooses each operator's type"
-        if not (_is_plain(self.in_proj) and _is_plain(self.out_proj) and _is_plain(self.pool_proj)):
-            return "a projection is no plain nn.Linear: it has hooks, or was replaced"
-        tensors = arguments.tensors
-        if is_recorded(*tensors):
-            return "gradients are recorded"
-        if any(t.dtype != dtype or t.device != device or type(t) not in _PLAIN_TENSORS for t in tensors):
-            return f"not every tensor is a plain one of {dtype} on {device}"
-        return None
+        return reason or why_not_now(self.arguments(x, residual), self._projections())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DeltaConvBlock:
         """`block.to(memory_format=torch.channels_last)` orders planes; here channels are innermost as it is."""
@@ -127,14 +112,11 @@ class DeltaConvBlock(nn.Module):
             self.weight.data = self.weight.data.contiguous()
         return self
 
+    def _projections(self) -> tuple[nn.Module, ...]:
+        return self.in_proj, self.out_proj, self.pool_proj
+
     def _pyramid(self, hidden: Tensor) -> Tensor:
         return pyramid(hidden, self.weight, self.bias, self.factors, self.gate, self.gate_scale)
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, kernel_size={self.kernel_size}, factors={self.factors}, gate={self.gate!r}"
-
-
-def _is_plain(linear: nn.Module) -> bool:
-    """Whether calling it does nothing but multiply: hooks load weights, adapters replace the module or its forward."""
-    hooks = linear._forward_hooks or linear._forward_pre_hooks or linear._backward_hooks or linear._backward_pre_hooks
-    return type(linear) is nn.Linear and not hooks and "forward" not in vars(linear) and not _has_any_global_hook()

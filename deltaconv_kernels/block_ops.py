@@ -1,7 +1,7 @@
 """The operator `deltaconv::block`: a whole ΔConvBlock, composed of PyTorch's operators or, at inference, fused.
 
 Composed, it is differentiable, traceable and runs wherever `deltaconv::pyramid` does. The `cuda` backend computes it
-in four launches (docs/cuda/fused_block.md); `why_not_fused` says when it does not.
+in four launches (docs/cuda/fused_block.md); fusing.py says when it does not.
 """
 
 from __future__ import annotations
@@ -15,18 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops, reference, validation
-from .backends import can_run, why_not_in_use
-from .validation import BlockArguments
+from .block_arguments import BlockArguments
+from .fusing import may_be_fused, why_not_fused
 
 _ARGUMENTS = """(Tensor x, Tensor in_weight, Tensor? in_bias, Tensor weight, Tensor? bias,
     Tensor out_weight, Tensor? out_bias, Tensor pool_weight, Tensor? pool_bias,
     int[] factors, {gate}, float gate_scale=1.0, Tensor? residual=None) -> Tensor"""
 ops.LIBRARY.define("block" + _ARGUMENTS.format(gate='str gate="scaled"'), tags=torch.Tag.pt2_compliant_tag)
 ops.LIBRARY.define("block_cuda" + _ARGUMENTS.format(gate="int gate"))  # implemented by csrc/cuda
-
-FUSED_ON = ("cuda",)
-FUSED_DTYPES = (torch.float16, torch.bfloat16)
-ALIGNMENT = 8  # channels in 16 bytes
 
 Project = Callable[[Tensor], Tensor]
 
@@ -116,33 +112,6 @@ def _is_unseen(result: Tensor) -> bool:
         return False
     modes = torch._C._len_torch_function_stack() + torch._C._len_torch_dispatch_stack()
     return not modes and not ops.may_have_tangents()
-
-
-def why_not_fused(x: Tensor, inter: int, factors: Sequence[int], residual: Tensor | None) -> str | None:
-    """None if the `cuda` backend would compute the block of these tensors in four launches, else the reason.
-
-    What breaks the contract is not fused either: composed, it is refused by name.
-    """
-    if x.device.type not in FUSED_ON:
-        return f"the fused block runs on {' or '.join(FUSED_ON)}, x is on {x.device.type}"
-    if x.dtype not in FUSED_DTYPES:
-        return f"the fused block computes in {', '.join(map(str, FUSED_DTYPES))}, x is {x.dtype}"
-    if residual is not None and (residual.dtype != x.dtype or residual.shape != x.shape):
-        return f"residual is {residual.dtype} of {list(residual.shape)}, not as x: {x.dtype} of {list(x.shape)}"
-    _, height, width, dim = x.shape
-    tracing = torch.compiler.is_compiling()  # sizes may depend on data then; the operator checks them at each call
-    if not tracing and (max(factors) > height or max(factors) > width):
-        return f"a factor of {tuple(factors)} is larger than the image, {height} x {width}"
-    local = len(factors) * (inter // 2)
-    if dim % ALIGNMENT or inter % ALIGNMENT or local % ALIGNMENT:
-        return f"dim = {dim}, inter = {inter} and S * inter / 2 = {local} are not all multiples of {ALIGNMENT}"
-    # The choice of a backend cannot be traced, nor is it fixed in a graph: the operator makes it at each call.
-    return None if tracing else why_not_in_use("cuda", x.device, x.dtype)
-
-
-def may_be_fused(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether any block on such tensors could be fused in this process."""
-    return device.type in FUSED_ON and dtype in FUSED_DTYPES and can_run("cuda", device, dtype)
 
 
 def _composed(*arguments: Any) -> Tensor:

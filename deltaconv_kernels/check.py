@@ -16,7 +16,7 @@ from torch import Tensor
 from . import reference
 from .backends import backends, dtypes_of, use_backend, why_not_on
 from .block import DeltaConvBlock
-from .block_ops import FUSED_DTYPES
+from .fusing import FUSED_DTYPES
 from .ops import pyramid
 from .testing import (
     ERROR_BUDGET,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from . import native
-from .block_ops import ALIGNMENT, FUSED_DTYPES
+from .fusing import ALIGNMENT, FUSED_DTYPES
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # in the order of ElementType in csrc/cuda/plan/plan.h
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .block_arguments import BlockArguments
 from .reference import GATES
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -35,34 +36,6 @@ def check_arguments(
     if residual is not None:
         _check_same_kind("residual", residual, x)
         _check_shape("residual", residual, output_shape(x, factors), "[B, H, W, S*C/2]")
-
-
-class BlockArguments(NamedTuple):
-    """The arguments of `deltaconv::block`, in its order; see `delta_block`."""
-
-    x: Tensor
-    in_weight: Tensor
-    in_bias: Tensor | None
-    weight: Tensor
-    bias: Tensor | None
-    out_weight: Tensor
-    out_bias: Tensor | None
-    pool_weight: Tensor
-    pool_bias: Tensor | None
-    factors: Sequence[int]
-    gate: str = "scaled"
-    gate_scale: float = 1.0
-    residual: Tensor | None = None
-
-    @property
-    def inter(self) -> int:
-        """The width inside the block."""
-        return self.in_weight.shape[0]
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """Those that are given, x first."""
-        return [tensor for tensor in (*self[:9], self.residual) if isinstance(tensor, Tensor)]
 
 
 def check_block(block: BlockArguments) -> None:

@@ -8,8 +8,8 @@ import torch
 from host_build import device, module, plan_problem
 from torch import Tensor
 
+from deltaconv_kernels.block_arguments import BlockArguments
 from deltaconv_kernels.reference import GATES
-from deltaconv_kernels.validation import BlockArguments
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from torch._dynamo.backends.common import aot_autograd
 from torch.utils.flop_counter import FlopCounterMode
 
 import deltaconv_kernels as dk
-from deltaconv_kernels import block_ops
+from deltaconv_kernels import fusing
 from deltaconv_kernels.backends import why_not_in_use
+from deltaconv_kernels.block_arguments import BlockArguments
 from deltaconv_kernels.reference import GATES
 from deltaconv_kernels.testing import ERROR_BUDGET, relative_error
-from deltaconv_kernels.validation import BlockArguments
 
 LAUNCHES = 4
 
@@ -28,9 +28,9 @@ def block_on_host(*arguments):
 @pytest.fixture
 def fused(host, monkeypatch):
     """CPU tensors take the fused path; counts the launches since the last call."""
-    monkeypatch.setattr(block_ops, "FUSED_ON", ("cpu",))
-    monkeypatch.setattr(block_ops, "why_not_in_use", lambda name, device, dtype: None)
-    monkeypatch.setattr(block_ops, "can_run", lambda name, device, dtype: True)
+    monkeypatch.setattr(fusing, "FUSED_ON", ("cpu",))
+    monkeypatch.setattr(fusing, "why_not_in_use", lambda name, device, dtype: None)
+    monkeypatch.setattr(fusing, "can_run", lambda name, device, dtype: True)
     library = torch.library.Library("deltaconv", "IMPL")
     library.impl("block_cuda", block_on_host, "CPU")
     last = host.launches()
@@ -182,7 +182,7 @@ def test_reasons(fused, block, monkeypatch):
         assert reason in why
     with pytest.raises(ValueError, match=r"factors: expected 1 to min\(H, W\) for x of 1 x 9, got 2"):
         block(x[:, :1])
-    monkeypatch.setattr(block_ops, "FUSED_ON", ("cuda",))
+    monkeypatch.setattr(fusing, "FUSED_ON", ("cuda",))
     assert block.why_not_fused(x) == "the fused block runs on cuda, x is on cpu"
 
 
@@ -215,7 +215,7 @@ def test_a_gpu_that_cannot_fuse_leaves_its_projections_to_the_compiler(fused, bl
         return graph
 
     for possible, expected_operators in ((True, ["deltaconv.block.default"]), (False, ["deltaconv.pyramid.default"])):
-        monkeypatch.setattr(block_ops, "can_run", lambda name, device, dtype, possible=possible: possible)
+        monkeypatch.setattr(fusing, "can_run", lambda name, device, dtype, possible=possible: possible)
         for mode in (torch.no_grad, torch.inference_mode):
             torch._dynamo.reset()
             block_ops_in_graph.clear()
@@ -239,7 +239,7 @@ def test_strided_input(fused, block):
 def test_floating_point_operations_are_those_of_its_parts(fused, block, monkeypatch):
     counts = []
     for devices in (("cpu",), ()):
-        monkeypatch.setattr(block_ops, "FUSED_ON", devices)
+        monkeypatch.setattr(fusing, "FUSED_ON", devices)
         with FlopCounterMode(display=False) as counter:  # it hooks every module, so a module would be composed
             dk.delta_block(*block.arguments(images()[0]))
         counts.append(counter.get_total_flops())

@@ -13,9 +13,9 @@ from host_build import module as host_build
 from nvcc_ptx import entry_of, module, storage_of
 from ptx_executor import Counts, Memory, Module, launch
 
+from deltaconv_kernels.block_arguments import BlockArguments
 from deltaconv_kernels.reference import GATES
 from deltaconv_kernels.testing import Case
-from deltaconv_kernels.validation import BlockArguments
 
 
 @dataclass

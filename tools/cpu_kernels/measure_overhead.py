@@ -14,7 +14,7 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 
-from deltaconv_kernels import DeltaConvBlock, backends, block_ops, reference, use_backend
+from deltaconv_kernels import DeltaConvBlock, backends, fusing, reference, use_backend
 from deltaconv_kernels.testing import Shape, make_case, run_with_gradients
 
 ROUNDS, CALLS = 7, 500
@@ -39,9 +39,9 @@ def print_block() -> None:
     function = partial(block, torch.empty(0, 1, 1, 16, dtype=torch.float16))
     print(f"{'block, composed':32} {microseconds(function):6.1f} µs")
     with (
-        mock.patch.object(block_ops, "FUSED_ON", ("cpu",)),
-        mock.patch.object(block_ops, "why_not_in_use", return_value=None),
-        mock.patch.object(block_ops, "can_run", return_value=True),
+        mock.patch.object(fusing, "FUSED_ON", ("cpu",)),
+        mock.patch.object(fusing, "why_not_in_use", return_value=None),
+        mock.patch.object(fusing, "can_run", return_value=True),
     ):
         print(f"{'block, fused':32} {microseconds(function):6.1f} µs")
 
