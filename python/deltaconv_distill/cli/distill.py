@@ -6,8 +6,10 @@ Runs as one process, or as many under `accelerate launch -m deltaconv_distill.cl
 from __future__ import annotations
 
 import argparse
+import math
 import os
-from dataclasses import fields
+from collections.abc import Sized
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from .conversion_flags import add_conversion_flags, convert, refuse_conversion_flags
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
     from ..conversion import DeltaConvFusion
+    from ..distillation import DistillConfig
+    from ..distillation.data.examples import Examples
+    from ..distillation.data.shards import ShardedImages
 
 DEFAULT_OUTPUT = "deltaconv-distilled"
 
@@ -35,6 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--fusion", help="start from the blocks of this saved fusion, or of this run, instead of new ones"
     )
     add_conversion_flags(parser)
+    parser.add_argument("--num_train_epochs", type=int, help="passes over the data, instead of --max_train_steps")
     _add_config_flags(parser)
 
 
@@ -66,6 +72,7 @@ def run(options: argparse.Namespace) -> None:
         _made(DenoisingTask, pipe, config.prediction_type)  # refuses what cannot be a teacher, before any encoding
         fusion = _fusion(pipe, options)
         examples = open_examples(pipe, options)
+        config = _with_epochs(config, options, examples, accelerator.num_processes)
         distiller = _made(Distiller, pipe, fusion, examples, config, accelerator)
         distiller.train()
     except RunFolderError as error:
@@ -76,6 +83,23 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--output_dir: {error}") from error
     if accelerator.is_main_process:
         print(f"fusion: {config.output_dir}/fusion")
+
+
+def _with_epochs(
+    config: DistillConfig, options: argparse.Namespace, examples: Examples | ShardedImages, processes: int
+) -> DistillConfig:
+    """The steps that so many passes over the examples take, the last one filled up to a whole step."""
+    epochs = options.num_train_epochs
+    if epochs is None:
+        return config
+    if epochs < 1:
+        raise UserError(f"--num_train_epochs: expected at least 1, got {epochs}")
+    if options.max_train_steps != type(config).max_train_steps:
+        raise UserError("--num_train_epochs, --max_train_steps: expected one of them")
+    if not isinstance(examples, Sized):
+        raise UserError("--num_train_epochs: shards are streamed and not counted, expected --max_train_steps")
+    step = config.train_batch_size * config.gradient_accumulation_steps * processes
+    return replace(config, max_train_steps=math.ceil(epochs * len(examples) / step))
 
 
 def _made(make: Any, *arguments: Any) -> Any:

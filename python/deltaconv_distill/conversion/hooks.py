@@ -65,7 +65,13 @@ class Control(threading.local):
             setattr(now, kind, [other for other in getattr(now, kind) if other is not filled])
 
     def begin_forward(self, denoiser: nn.Module, args: Any) -> None:
-        """Forward pre-hook of the denoiser."""
+        """Forward pre-hook of the denoiser.
+
+        Raises:
+            RuntimeError: called by nn.DataParallel, whose threads are in none of the contexts of the caller's.
+        """
+        if getattr(denoiser, "_is_replica", False):
+            raise RuntimeError("nn.DataParallel: a converted model runs in DistributedDataParallel instead")
         if self.now.features or self.now.calls:
             self.now.recording = True
 

@@ -11,6 +11,7 @@ from .training.schedules import WeightSchedule
 
 MIXED_PRECISIONS = ("no", "fp16", "bf16")
 TRACKERS = ("tensorboard", "wandb")
+ALL_TRACKERS = "all"  # those of them that are installed
 # Those of diffusers.optimization that need no further settings.
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 
@@ -92,7 +93,7 @@ class DistillConfig:
     checkpoints_total_limit: int | None = setting(None, "keep only this many newest checkpoints")
     resume_from_checkpoint: str | None = setting(None, "a checkpoint directory, or latest")
     max_skipped_steps: int = setting(20, "give up after this many non-finite steps in a row")
-    report_to: str | None = setting(None, "tracker: tensorboard or wandb")
+    report_to: str | None = setting(None, "tracker: tensorboard, wandb, or all of these that are installed")
     tracker_project_name: str = setting("deltaconv-distill", "the project's name in the tracker")
     validation_prompts: tuple[str, ...] = setting((), "prompts of the grids that compare teacher and student")
     validation_steps: int = setting(1000, "draw a validation grid every this many steps")
@@ -116,7 +117,7 @@ class DistillConfig:
         self._require_one_of("frozen_precision", MIXED_PRECISIONS)
         self._require_one_of("lr_scheduler", LR_SCHEDULERS)
         self._require_one_of("prediction_type", (None, *PREDICTION_TYPES))
-        self._require_one_of("report_to", (None, *TRACKERS))
+        self._require_one_of("report_to", (None, *TRACKERS, ALL_TRACKERS))
         self._require("w_noise, w_kd, w_feat", self.weight_schedule.is_ever_positive, "at least one above 0")
         self._require_consistency()
 

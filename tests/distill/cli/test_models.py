@@ -10,6 +10,7 @@ from deltaconv_distill import DeltaConvFusion
 from deltaconv_distill.cli import main
 from diffusers import DiffusionPipeline
 from distilling import CAPTIONS, RandomImages
+from ldm_checkpoint import as_one_file
 from peft import LoraConfig, get_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import save_file
@@ -85,6 +86,14 @@ def test_variant_of_a_converted_model(tmp_path):
     arguments = [*SAMPLE, "--model", str(tmp_path / "model"), "--output", str(tmp_path / "cat.png")]
     assert main([*arguments, "--variant", "fp16"]) == 0
     assert (pixels(tmp_path / "cat.png") == expected(pipe)).all()
+
+
+def test_a_checkpoint_in_one_file(model, tmp_path):
+    pipe = DiffusionPipeline.from_pretrained(model, safety_checker=None)
+    save_file(as_one_file(pipe), tmp_path / "one.safetensors")
+    arguments = [*SAMPLE, "--model", str(tmp_path / "one.safetensors"), "--output", str(tmp_path / "cat.png")]
+    assert main([*arguments, "--config", str(model)]) == 0
+    assert abs(pixels(tmp_path / "cat.png") - expected(pipe)).max() <= 1
 
 
 def test_a_checkpoint_in_one_file_that_lacks_parts(model, tmp_path, capsys):
@@ -185,6 +194,24 @@ def test_mistakes_are_one_line(arguments, message, model, tmp_path, monkeypatch,
     assert message in error
     assert "Traceback" not in error
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_epochs_and_all_trackers(model, folder, tmp_path, capsys):
+    distill = [
+        "distill", "--pretrained_teacher_model", str(model), "--train_data_dir", folder, "--resolution", "16",
+        "--kernel_size", "3", "--train_batch_size", "3", "--report_to", "all",
+    ]  # fmt: skip
+    assert main([*distill, "--num_train_epochs", "2", "--output_dir", str(tmp_path / "run")]) == 0
+    steps = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert len(steps) == -(-2 * len(CAPTIONS) // 3)
+    assert list((tmp_path / "run" / "logs").rglob("events.out.tfevents.*"))
+    capsys.readouterr()
+    for arguments, message in {
+        ("--num_train_epochs", "0"): "--num_train_epochs: expected at least 1, got 0",
+        ("--num_train_epochs", "1", "--max_train_steps", "5"): "--num_train_epochs, --max_train_steps: expected one",
+    }.items():
+        assert main([*distill, *arguments, "--output_dir", str(tmp_path / "other")]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", ["--clip_model", "--dino_model", "--inception_weights"])

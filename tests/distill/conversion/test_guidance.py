@@ -107,3 +107,11 @@ def test_contexts_of_one_thread_are_not_seen_in_another(compiled: bool) -> None:
     torch.testing.assert_close(seen["output"], teacher, rtol=1e-4, atol=1e-5)
     assert (seen["before"], seen["after"]) == (0, len(fusion.blocks))
     torch.testing.assert_close(predict(denoiser), student, rtol=1e-4, atol=1e-5)
+
+
+def test_replicas_of_data_parallel_are_refused() -> None:
+    """They run in threads of their own, where `teacher()` of the caller's thread would be forgotten."""
+    unet = tiny_sd_unet()
+    DeltaConvFusion.convert(unet, kernel_size=3)
+    with pytest.raises(RuntimeError, match=r"nn\.DataParallel: a converted model runs in DistributedDataParallel"):
+        unet._replicate_for_data_parallel()(None)

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ..config import DistillConfig
+from ..config import ALL_TRACKERS, TRACKERS, DistillConfig
 
 Losses = dict[str, torch.Tensor]
 
@@ -28,14 +28,23 @@ def make_accelerator(config: DistillConfig, cpu: bool = False) -> Accelerator:
         ValueError: the tracker is not installed, or the launcher was told to accumulate gradients.
     """
     logs = f"{config.output_dir}/logs" if config.report_to else None
-    accelerator = Accelerator(cpu=cpu, mixed_precision="no", log_with=config.report_to, project_dir=logs)
+    accelerator = Accelerator(
+        cpu=cpu, mixed_precision="no", log_with=_trackers(config.report_to) or None, project_dir=logs
+    )
     if config.report_to and not accelerator.log_with:
-        raise ValueError(f"report_to: {config.report_to} is not installed")
+        raise ValueError(f"report_to: {', '.join(_trackers(config.report_to))} is not installed")
     if accelerator.gradient_accumulation_steps != 1:
         raise ValueError(
             "gradient_accumulation_steps: expected to be given to the trainer, not to accelerate launch or its config"
         )
     return accelerator
+
+
+def _trackers(report_to: str | None) -> list[str]:
+    """Those that are asked for; accelerate leaves out what is not installed."""
+    if report_to is None:
+        return []
+    return list(TRACKERS) if report_to == ALL_TRACKERS else [report_to]
 
 
 def refuse_unfit_settings(accelerator: Accelerator, config: DistillConfig) -> None:
