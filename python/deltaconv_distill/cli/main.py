@@ -26,6 +26,15 @@ USER_MISTAKE, INTERRUPTED = 2, 130
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
+class DefaultsHelp(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults that say something: not those of switches, nor of flags whose help says what happens without."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `deltaconv`; returns the exit code.
 
@@ -39,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=f"deltaconv {command}",
         description=COMMANDS[command],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsHelp,
     )
     module.configure(parser)
     parser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")

@@ -77,13 +77,7 @@ def run(options: argparse.Namespace) -> None:
     from ..generation.plan import training_size
 
     _check(options)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = options.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
-    pipe = load_pipeline(options.model, "--model", options, getattr(torch, dtype))
-    try:
-        pipe.to(device)
-    except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without CUDA
-        raise UserError(f"--device: cannot use {device!r} ({error})") from error
+    pipe = _load(options)
     try:
         fusion = _prepare(pipe, options)
         height, width = (options.height, options.width) if options.height else training_size(pipe)
@@ -108,6 +102,19 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--{error}" if str(error).startswith(CHECKED_LATER) else str(error)) from error
     except OSError as error:
         raise UserError(f"--output: {error}") from error
+
+
+def _load(options: argparse.Namespace) -> DiffusionPipeline:
+    """The model as it is saved, on its device."""
+    import torch
+
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = options.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+    pipe = load_pipeline(options.model, "--model", options, getattr(torch, dtype))
+    try:
+        return pipe.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without CUDA
+        raise UserError(f"--device: cannot use {device!r} ({error})") from error
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """The command `deltaconv`: what each subcommand writes, and how it answers mistakes."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -48,7 +49,9 @@ def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as exit:
         main([command, "--help"])
     assert exit.value.code == 0
-    assert f"usage: deltaconv {command}" in capsys.readouterr().out
+    explained = capsys.readouterr().out
+    assert f"usage: deltaconv {command}" in explained
+    assert not re.search(r"default:\s+(None|False)", explained)
 
 
 def test_info_as_json(capsys):
