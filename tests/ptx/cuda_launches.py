@@ -78,10 +78,14 @@ class Executor:
         return self.memory.allocate(tensor, name, writable=False, misaligned=tensor.data_ptr() % 16)
 
     def written(self, tensor: torch.Tensor | None, name: str) -> int:
-        """The address of an output or a workspace, whose values nothing may read before they are written."""
+        """The address of an output or a workspace, whose values nothing may read before they are written: but if only
+        some blocks run, which leave most of it unwritten to the next launch.
+        """
         if tensor is None:
             return 0
-        return self.memory.allocate(tensor, name, initialised=False, misaligned=tensor.data_ptr() % 16)
+        return self.memory.allocate(
+            tensor, name, initialised=self.only_blocks is not None, misaligned=tensor.data_ptr() % 16
+        )
 
 
 def _image(tensor, address):

@@ -56,6 +56,7 @@ struct BandedTile {
 
   // Gated results wait for those of the other channels where the pair's planes were, as [kRows][kResultPitch] float32.
   // Half a warp writes 8 words to each of 4 rows that are kStep apart: these rows are 8 banks apart.
+  // A whole warp, which 4-byte stores take at a time, writes 8 such rows: two of them to the same 8 banks.
   static constexpr int kResultPitch = kCols + 8 / kStep;
 
   static DELTACONV_ANYWHERE int plane_rows(int K) { return kRows + K - 1; }
