@@ -19,7 +19,7 @@ FORWARD, GATE, INPUT, WEIGHT = (
 )
 MUTATIONS = {
     "barrier removed": (r"bar\.sync \t0;", ""),
-    "another lane shuffled": (r"(shfl\.sync\.bfly\.b32 .*, )16(, 31)", r"\g<1>8\2"),
+    "another lane shuffled": (r"(shfl\.sync\.bfly\.b32 .*, )16(, 31)", r"\g<1>1\2"),
     "predicate of a store negated": (r"@(%p\d+ st\.global)", r"@!\1"),
     "predicate of a load negated": (r"@(%p\d+ ld\.global)", r"@!\1"),
     "store 2 bytes off": (r"(st\.global\.\w+ \[ %rd\d+ \+) 0", r"\1 2"),
@@ -91,6 +91,14 @@ PLACES = [
     (WEIGHT, "factor and sum swapped"),
     (WEIGHT, "another lane shuffled"),
 ]
+# Instructions that are executed for nothing.
+WITHOUT_EFFECT = {
+    (FORWARD, "load 2 bytes off"): 4,  # taps of the reduced stage's rows beyond its image, whose results are replaced
+    (
+        WEIGHT,
+        "another lane shuffled",
+    ): 2,  # a stage's sum for the bias beside the middle kernel row, which nothing reads
+}
 
 
 @pytest.mark.parametrize(("kernel", "kind"), PLACES)
@@ -104,8 +112,7 @@ def test_is_noticed(kernel, kind):
 @pytest.mark.parametrize(("kernel", "kind"), PLACES)
 def test_each_is_noticed(kernel, kind):
     missed = [match for match in occurrences(kernel, kind) if not is_noticed(kernel, kind, match)]
-    # The reduced stage's patch has rows beyond its image; their taps are loaded, and their results replaced.
-    assert len(missed) <= (4 if (kernel, kind) == (FORWARD, "load 2 bytes off") else 0), missed
+    assert len(missed) <= WITHOUT_EFFECT.get((kernel, kind), 0), missed
 
 
 @pytest.mark.parametrize("step", [8, pytest.param(1, marks=pytest.mark.ptx_full)])

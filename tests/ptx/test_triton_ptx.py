@@ -3,6 +3,7 @@
 `-m ptx_full` runs every problem below. Both work on the Triton that is installed.
 """
 
+import random
 from dataclasses import replace
 from functools import cache
 
@@ -53,7 +54,7 @@ def assert_matches(architecture, case):
         assert torch.equal(result, again[name]), name
 
 
-@pytest.mark.parametrize(
+EVERY_RUN = pytest.mark.parametrize(
     ("architecture", "dtype", "shape", "options"),
     [
         (90, BRAIN, Shape(1, 5, 9, 6, 3), {"residual": True}),  # 2 divides neither H nor W
@@ -62,8 +63,32 @@ def assert_matches(architecture, case):
     ],
     ids=str,
 )
+
+
+@EVERY_RUN
 def test_matches_the_float64_reference(architecture, dtype, shape, options):
     assert_matches(architecture, make_case(shape, dtype, **options))
+
+
+def divided(shape):
+    return [shape.height % f == 0 and shape.width % f == 0 for f in shape.factors]
+
+
+def other_sizes(shape, number):
+    """Batches, heights and widths, divided by the same factors: the kernels compiled for `shape` take them."""
+    draw = random.Random(0)
+    low, high = max(shape.factors), 24
+    while number:
+        drawn = replace(shape, batch=draw.randint(1, 3), height=draw.randint(low, high), width=draw.randint(low, high))
+        if divided(drawn) == divided(shape):
+            yield drawn
+            number -= 1
+
+
+@EVERY_RUN
+def test_other_sizes(architecture, dtype, shape, options):
+    for other in other_sizes(shape, 8):
+        assert_matches(architecture, make_case(other, dtype, **options))
 
 
 def one_element_off(tensor):
@@ -107,7 +132,8 @@ def test_counts():
     ids=str,
 )
 def test_pooled_windows(architecture, dtype, shape, gate):
-    assert_matches(architecture, make_case(shape, dtype, gate=gate))
+    for each in (shape, *other_sizes(shape, 16)):
+        assert_matches(architecture, make_case(each, dtype, gate=gate))
 
 
 @pytest.mark.ptx_full
