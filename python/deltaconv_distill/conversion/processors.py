@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# These compute plain attention, or are kept by IP-Adapters and Custom Diffusion for cross-attention only.
+# These compute plain attention, each in its own way. IP-Adapters put them on self-attentions too.
 PLAIN = (
     processors.AttnProcessor,
     processors.AttnProcessor2_0,
