@@ -14,6 +14,7 @@ from .errors import UserError
 COMMANDS = {
     "demo": "convert, distil and compare the embedded teacher on this machine, and write a report",
     "analyze": "show how far each self-attention looks, and which kernel sizes follow",
+    "check": "read every picture and caption of a data set, and name those that cannot be used",
     "cache": "encode images and captions once, for many distillations",
     "distill": "replace a pipeline's self-attention by ΔConvBlocks and train them",
     "evaluate": "measure how close a distilled student is to its teacher",

@@ -45,11 +45,6 @@ class ExampleStream:
         return Batch(batch.latents, batch.noise, batch.timesteps, conditioning)
 
     @property
-    def epoch_length(self) -> int:
-        """Positions in an epoch."""
-        return self._epoch_length
-
-    @property
     def bad(self) -> BadPictures:
         """The pictures that are left out."""
         return self.examples.bad

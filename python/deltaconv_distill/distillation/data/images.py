@@ -15,7 +15,7 @@ from ...embedded import load_emoji
 from .errors import BadPicture, BadPictures, DataError
 from .folder_captions import captioned_files
 from .framing import Framer, Framing
-from .pictures import IMAGE_SUFFIXES, picture_digest, read_picture, read_size
+from .pictures import IMAGE_SUFFIXES, Source, picture_digest, read_picture, read_size
 
 
 class CaptionedImages:
@@ -113,19 +113,20 @@ class FramedImages(CaptionedImages):
         return self._source_name(self._entries[index])
 
     def image(self, index: int) -> torch.Tensor:
-        return self.framer.apply(read_picture(self._source(index)))
+        return self.framer.apply(read_picture(self.source(index)))
 
     def framing(self, index: int) -> Framing:
-        return self.framer.framing(*read_size(self._source(index)))
+        return self.framer.framing(*read_size(self.source(index)))
 
     def digest(self, index: int) -> str:
-        return picture_digest(self._source(index))
+        return picture_digest(self.source(index))
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
         return self.framer.sizes
 
-    def _source(self, index: int) -> Any:
+    def source(self, index: int) -> Source:
+        """The picture's file, or what is in it."""
         return self._sources[self._entries[index]]
 
     def _source_name(self, entry: int) -> str:

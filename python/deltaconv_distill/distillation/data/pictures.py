@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from .errors import BadPicture
 
@@ -72,6 +72,8 @@ def _opened(source: Source) -> Iterator[Image.Image]:
             yield picture
     except BadPicture:
         raise
+    except UnidentifiedImageError as error:  # whose message names an object in memory
+        raise BadPicture("not a readable image (of no format that Pillow knows)") from error
     except Exception as error:
         raise BadPicture(f"not a readable image ({error or type(error).__name__})") from error
 

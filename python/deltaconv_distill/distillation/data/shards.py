@@ -59,11 +59,20 @@ class ShardedImages:
 
     @property
     def shards(self) -> list[str]:
-        try:
-            from webdataset.shardlists import expand_urls
-        except ImportError as error:
-            raise DataError("train_shards: needs the webdataset library: pip install webdataset") from error
-        return list(expand_urls(self.urls))
+        return expand_shards(self.urls)
+
+
+def expand_shards(urls: str) -> list[str]:
+    """The shards that `urls` names.
+
+    Raises:
+        DataError: webdataset is not installed.
+    """
+    try:
+        from webdataset.shardlists import expand_urls
+    except ImportError as error:
+        raise DataError("train_shards: needs the webdataset library: pip install webdataset") from error
+    return list(expand_urls(urls))
 
 
 @dataclass(frozen=True)
@@ -154,7 +163,7 @@ class ShardReader(IterableDataset):
     def _shuffled(self, url: str, epoch: int) -> Iterator[RawSample]:
         draws = random.Random(f"{self.seed} {epoch} {self.images.shards.index(url)}")  # wherever the shards lie
         buffer: list[RawSample] = []
-        for sample in self._samples(url):
+        for sample in read_samples(url, self._bad):
             buffer.append(sample)
             if len(buffer) > self.images.shuffle_buffer:
                 yield _pop(buffer, draws)
@@ -163,8 +172,8 @@ class ShardReader(IterableDataset):
 
     def _bucket(self, sample: RawSample, url: str) -> int | None:
         try:
-            size = read_size(_picture(sample))
-            _caption(sample, self.images.caption_column)
+            size = read_size(picture_of(sample))
+            caption_of(sample, self.images.caption_column)
         except BadPicture as error:
             self._leave_out(sample, url, error)
             return None
@@ -176,11 +185,11 @@ class ShardReader(IterableDataset):
         framer = self.images.framer
         for sample in group:
             try:
-                picture = read_picture(_picture(sample))
+                picture = read_picture(picture_of(sample))
             except BadPicture as error:
                 self._leave_out(sample, url, error)
                 continue
-            caption = _caption(sample, self.images.caption_column)
+            caption = caption_of(sample, self.images.caption_column)
             decoded.append((framer.apply(picture), caption, framer.framing(picture.height, picture.width)))
         if not decoded:
             return None
@@ -188,18 +197,19 @@ class ShardReader(IterableDataset):
         pixels, captions, framings = (list(column) for column in zip(*filled, strict=True))
         return Pixels(torch.stack(pixels), captions, framings, Place(), {})
 
-    def _samples(self, url: str) -> Iterator[RawSample]:
-        """The samples of a shard, as far as it can be read."""
-        from webdataset.tariterators import tarfile_samples
-
-        def skip(error: Exception) -> bool:
-            self._bad[url] = f"the shard, or what is left of it, cannot be read ({error!r})"
-            return True
-
-        yield from tarfile_samples([{"url": url}], handler=skip)
-
     def _leave_out(self, sample: RawSample, url: str, error: BadPicture) -> None:
         self._bad[f"{url}, sample {sample.get('__key__')}"] = str(error)
+
+
+def read_samples(url: str, faults: dict[str, str]) -> Iterator[RawSample]:
+    """The samples of a shard; why it cannot be read to its end, if so, goes into `faults` under the shard's name."""
+    from webdataset.tariterators import tarfile_samples
+
+    def skip(error: Exception) -> bool:
+        faults[url] = f"the shard, or what is left of it, cannot be read ({error!r})"
+        return True
+
+    yield from tarfile_samples([{"url": url}], handler=skip)
 
 
 def _pop(buffer: list[RawSample], draws: random.Random) -> RawSample:
@@ -208,14 +218,24 @@ def _pop(buffer: list[RawSample], draws: random.Random) -> RawSample:
     return buffer.pop()
 
 
-def _picture(sample: RawSample) -> bytes:
+def picture_of(sample: RawSample) -> bytes:
+    """The sample's own picture, encoded.
+
+    Raises:
+        BadPicture: it has none.
+    """
     found = next((name for name in sample if name.lower() in IMAGE_KEYS), None)
     if found is None:
         raise BadPicture(f"no picture of its own (.png, .jpg, …) among {_extensions(sample)}")
     return sample[found]
 
 
-def _caption(sample: RawSample, column: str) -> str:
+def caption_of(sample: RawSample, column: str) -> str:
+    """The sample's .txt, or the entry `column` of its .json.
+
+    Raises:
+        BadPicture: it has neither, or one that cannot be read.
+    """
     try:
         if "txt" in sample:
             return decode_text(sample["txt"], ".txt").strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -42,11 +43,13 @@ class RunIdentity:
     """The settings of a run and the sizes that its stream of examples follows from.
 
     num_examples: None for streamed shards, which are not counted.
+    captions: a digest of all captions and buckets, in order; None for shards.
     global_batch_size: examples in one optimizer step, over all processes.
     """
 
     config: DistillConfig
     num_examples: int | None
+    captions: str | None
     global_batch_size: int
 
     def changes_from(self, saved: Mapping[str, Any]) -> list[str]:
@@ -61,9 +64,17 @@ class RunIdentity:
 
 def identify(config: DistillConfig, examples: Examples | ShardedImages, num_processes: int) -> RunIdentity:
     """The run of these settings on these examples."""
-    count = None if isinstance(examples, ShardedImages) else len(examples)
     batch = config.train_batch_size * config.gradient_accumulation_steps * num_processes
-    return RunIdentity(config, count, batch)
+    if isinstance(examples, ShardedImages):
+        return RunIdentity(config, None, None, batch)
+    return RunIdentity(config, len(examples), _digest(examples), batch)
+
+
+def _digest(examples: Examples) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for number, caption in enumerate(examples.captions):
+        digest.update(repr((caption, examples.buckets[number] if examples.buckets is not None else 0)).encode())
+    return digest.hexdigest()
 
 
 def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from deltaconv_distill import DeltaConvFusion
-from deltaconv_distill.distillation import CheckpointError
+from deltaconv_distill.distillation import CachedExamples, CheckpointError, PipelineEncoder
 from deltaconv_distill.distillation.run import checkpoint
-from distilling import make_distiller
+from distilling import RandomImages, make_distiller
+from tiny_pipelines import tiny_sd
 
 
 @pytest.mark.parametrize(
@@ -129,6 +130,17 @@ def test_other_settings_on_resume_are_an_error_that_names_them(tmp_path):
     _two_checkpoints(tmp_path)
     with pytest.raises(CheckpointError, match=r"other settings: seed 0 -> 5, learning_rate 0.0003 -> 0.1"):
         make_distiller(output_dir=str(tmp_path), resume_from_checkpoint="latest", learning_rate=0.1, seed=5)
+
+
+def test_other_captions_on_resume_are_an_error(tmp_path):
+    _two_checkpoints(tmp_path)
+    pipe, images = tiny_sd(), RandomImages()
+    images.captions = ("green cat", *images.captions[1:])
+    with pytest.raises(CheckpointError, match=r"other settings: captions [0-9a-f]+ -> [0-9a-f]+"):
+        make_distiller(
+            pipe, CachedExamples(images, PipelineEncoder(pipe)), output_dir=str(tmp_path), checkpointing_steps=2,
+            resume_from_checkpoint="latest",
+        )  # fmt: skip
 
 
 def test_more_steps_on_resume_are_fine(tmp_path):

@@ -33,11 +33,12 @@ def test_validation_grids_show_teacher_above_student_and_change_nothing(tmp_path
     assert not (pixels[:16] == pixels[16:]).all()
 
 
-def test_tensorboard_has_every_term_and_the_grid(tmp_path):
+@pytest.mark.parametrize("report_to", ["tensorboard", "all"])
+def test_tensorboard_has_every_term_and_the_grid(tmp_path, report_to):
     event_accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed"
     )
-    distiller = make_distiller(output_dir=str(tmp_path), max_train_steps=2, report_to="tensorboard", **VALIDATION)
+    distiller = make_distiller(output_dir=str(tmp_path), max_train_steps=2, report_to=report_to, **VALIDATION)
     records = distiller.train()
     folder = next(path.parent for path in (tmp_path / "logs").rglob("events.*") if "validation" not in path.parts)
     events = event_accumulator.EventAccumulator(str(folder))
