@@ -6,6 +6,7 @@ Semantics live here, arithmetic in the backends (reference.py, csrc/cpu, …), w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -70,10 +71,27 @@ def pyramid(
     """
     try:
         return torch.ops.deltaconv.pyramid(x, weight, bias, factors, gate, gate_scale, residual)
-    except (AttributeError, RuntimeError, TypeError):
+    except (AttributeError, RuntimeError, TypeError) as error:
+        if isinstance(error, NotImplementedError) and _teach_dtensor():
+            return pyramid(x, weight, bias, factors, gate, gate_scale, residual)
         arguments = dict(x=x, weight=weight, bias=bias, factors=factors, gate=gate, gate_scale=gate_scale)
         validation.check_types({**arguments, "residual": residual})  # in words that the schema, which refused, has not
         raise
+
+
+@cache
+def _dtensor_waits() -> list[bool]:
+    return [torch.distributed.is_available()]
+
+
+def _teach_dtensor() -> bool:
+    """At the first call that meets DTensor, whose import takes a second; whether the call is worth another try."""
+    first, _dtensor_waits()[0] = _dtensor_waits()[0], False
+    if first:
+        from . import sharding
+
+        sharding.register()
+    return first
 
 
 @torch.library.register_fake("deltaconv::pyramid", lib=LIBRARY)

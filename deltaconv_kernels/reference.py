@@ -40,9 +40,9 @@ def pyramid_forward(
     planes = _to_planes(x, dtype)  # [B, C, H, W]
     size = height, width = planes.shape[-2:]
     stages = []
-    for i, grid in enumerate(stage_sizes(height, width, factors)):
-        u, v = _convolve(pool(planes, grid), weight, bias, i).chunk(2, dim=1)
-        stages.append(upsample(_gate(u, v, gate, gate_scale), size))
+    for i, (grid, factor) in enumerate(zip(stage_sizes(height, width, factors), factors, strict=True)):
+        u, v = _convolve(pool(planes, grid, factor), weight, bias, i).chunk(2, dim=1)
+        stages.append(upsample(_gate(u, v, gate, gate_scale), size, factor))
     y = torch.cat(stages, dim=1).permute(0, 2, 3, 1)  # [B, H, W, S*C/2]
     if residual is not None:
         y = y + residual.to(dtype)
@@ -64,8 +64,8 @@ def pyramid_backward(
     height, width = planes.shape[-2:]
     grad_stages = _to_planes(grad, dtype).chunk(len(factors), dim=1)  # S of [B, C/2, H, W]
     grad_x, grad_weight, grad_bias = torch.zeros_like(planes), [], []
-    for i, grid in enumerate(stage_sizes(height, width, factors)):
-        pooled = pool(planes, grid)
+    for i, (grid, factor) in enumerate(zip(stage_sizes(height, width, factors), factors, strict=True)):
+        pooled = pool(planes, grid, factor)
         u, v = _convolve(pooled, weight, bias, i).chunk(2, dim=1)
         grad_gated = upsample_adjoint(grad_stages[i], grid)
         grad_a = torch.cat(_gate_backward(grad_gated, u, v, gate, gate_scale), dim=1)  # [B, C, h, w]
@@ -101,17 +101,17 @@ def pyramid_jvp(
     plane_tangents = None if x_tangent is None else _to_planes(x_tangent, dtype)
     size = height, width = planes.shape[-2:]
     stages = []
-    for i, grid in enumerate(stage_sizes(height, width, factors)):
-        pooled = pool(planes, grid)
+    for i, (grid, factor) in enumerate(zip(stage_sizes(height, width, factors), factors, strict=True)):
+        pooled = pool(planes, grid, factor)
         a = _convolve(pooled, weight, bias, i)
         a_tangent = torch.zeros_like(a)
         if plane_tangents is not None:
-            a_tangent = a_tangent + _convolve(pool(plane_tangents, grid), weight, None, i)
+            a_tangent = a_tangent + _convolve(pool(plane_tangents, grid, factor), weight, None, i)
         if weight_tangent is not None:
             a_tangent = a_tangent + _convolve(pooled, weight_tangent, None, i)
         if bias_tangent is not None:
             a_tangent = a_tangent + bias_tangent[i].to(dtype)[:, None, None]
-        stages.append(upsample(_gate_jvp(a, a_tangent, gate, gate_scale), size))
+        stages.append(upsample(_gate_jvp(a, a_tangent, gate, gate_scale), size, factor))
     y = torch.cat(stages, dim=1).permute(0, 2, 3, 1)  # [B, H, W, S*C/2]
     if residual_tangent is not None:
         y = y + residual_tangent.to(dtype)

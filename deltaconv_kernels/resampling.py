@@ -13,14 +13,35 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def pool(planes: Tensor, grid: tuple[int, int]) -> Tensor:
-    """[B, C, H, W] to [B, C, h, w]: means of the windows from ⌊i·H/h⌋ to ⌈(i+1)·H/h⌉.
+def pool(planes: Tensor, grid: tuple[int, int], factor: int) -> Tensor:
+    """[B, C, H, W] to [B, C, h, w] = [B, C, H // factor, W // factor]: means of the windows ⌊i·H/h⌋ to ⌈(i+1)·H/h⌉.
 
     Down and then across: PyTorch sums a window in one go, which in float32 is too long for a window of a million.
     """
-    rows = (grid[0], planes.shape[-1])
-    down = planes if planes.shape[-2:] == rows else F.adaptive_avg_pool2d(planes, rows)
-    return down if rows == grid else F.adaptive_avg_pool2d(down, grid)
+    if factor == 1:
+        return planes
+    if not all(isinstance(size, int) for size in planes.shape[-2:]):
+        return _pool_any_size(planes, grid, factor)
+    down = F.adaptive_avg_pool2d(planes, (grid[0], planes.shape[-1]))
+    return F.adaptive_avg_pool2d(down, grid)
+
+
+def _pool_any_size(planes: Tensor, grid: tuple[int, int], factor: int) -> Tensor:
+    """The same for sizes that a graph leaves open: a window is no longer than twice the factor, minus 1."""
+    pixels = planes.permute(0, 2, 3, 1)
+    for dim, count in enumerate(grid, start=1):
+        n = pixels.shape[dim]
+        cell = torch.arange(count, device=planes.device)
+        start, end = cell * n // count, ((cell + 1) * n + count - 1) // count
+        along = [-1] + [1] * (3 - dim)
+        share = 1 / (end - start).to(planes.dtype)
+        terms = [
+            pixels.index_select(dim, (start + i).clamp(max=n - 1))
+            * torch.where(start + i < end, share, 0.0).reshape(along)
+            for i in range(2 * factor - 1)
+        ]
+        pixels = torch.stack(terms).sum(dim=0)
+    return pixels.permute(0, 3, 1, 2)
 
 
 def pool_adjoint(grad: Tensor, planes: Tensor) -> Tensor:
@@ -31,14 +52,15 @@ def pool_adjoint(grad: Tensor, planes: Tensor) -> Tensor:
     return grad if grad.shape == planes.shape else torch.ops.aten._adaptive_avg_pool2d_backward(grad, planes)
 
 
-def upsample(planes: Tensor, size: Sequence[int]) -> Tensor:
-    """[B, C, h, w] to [B, C, H, W]: bilinear, align_corners=False."""
+def upsample(planes: Tensor, size: Sequence[int], factor: int) -> Tensor:
+    """[B, C, H // factor, W // factor] to [B, C, H, W]: bilinear, align_corners=False."""
+    if factor == 1:
+        return planes
     pixels = planes.permute(0, 2, 3, 1)  # channels innermost, as they are in the operator's memory
     for dim, wanted in enumerate(size, start=1):
-        if pixels.shape[dim] != wanted:
-            near, far, share = _neighbours(pixels, dim, wanted)
-            below = pixels.index_select(dim, near) * (1 - share)
-            pixels = torch.addcmul(below, pixels.index_select(dim, far), share)
+        near, far, share = _neighbours(pixels, dim, wanted)
+        below = pixels.index_select(dim, near) * (1 - share)
+        pixels = torch.addcmul(below, pixels.index_select(dim, far), share)
     return pixels.permute(0, 3, 1, 2)
 
 

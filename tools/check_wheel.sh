@@ -18,7 +18,7 @@ pinned() { grep -E "^($1)==" "$root/requirements.txt"; }
 python3 -m venv "$work/venv"
 python=$work/venv/bin/python
 pip="$python -m pip --quiet --disable-pip-version-check"
-$pip install "torch==$torch_version" numpy $(pinned 'pytest|pytest-timeout|pytest-benchmark|hypothesis|expecttest')
+$pip install "torch==$torch_version" numpy $(pinned 'onnxruntime|onnxscript|pytest|pytest-timeout|pytest-benchmark|hypothesis|expecttest')
 if [ -z "$wheel" ]; then
   # Below 82: torch 2.11 asks for it.
   $pip install 'setuptools>=77,<82' $(pinned 'cmake|ninja|wheel')

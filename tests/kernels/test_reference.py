@@ -40,7 +40,7 @@ def test_wide_rows(width, dtype, budget):
 
 def test_upsampling_is_pytorchs_where_that_is_exact():
     planes = torch.randn(2, 3, 5, 7, dtype=torch.float64, requires_grad=True)
-    ours = reference.upsample(planes, (13, 28))
+    ours = reference.upsample(planes, (13, 28), 2)
     theirs = torch.nn.functional.interpolate(planes, (13, 28), mode="bilinear")
     assert relative_error(ours.detach(), theirs.detach()) <= 1e-6  # theirs has its positions in float32
     grad = torch.randn_like(ours)
