@@ -66,7 +66,7 @@ struct Allocation {
   std::string name;
   std::byte* data;
   int64_t bytes;
-  uint64_t skew;  // of the address, so that alignment is the process's
+  uint64_t skew;  // bytes from where it would be aligned to where it begins
   bool writable, initialised;
   std::vector<uint8_t> present;    // a byte each; empty: all are
   std::unique_ptr<Shadow> shadow;  // if writable
