@@ -90,7 +90,8 @@ def problem(path: str, inter: int, tile=None):
     """A case, its result in float64 and the plan's GPU."""
     kernel_size, size, threads = tile or (7, None, None)
     dtype = torch.float32 if path == CORES else torch.float16
-    case = make_case(Shape(1, 19, 21, inter, kernel_size), dtype, residual=True)
+    height, width = (35, 38) if tile else (19, 21)
+    case = make_case(Shape(1, height, width, inter, kernel_size), dtype, residual=True)
     gpu = None
     if size:
         planned = plan_problem(case.x.shape, case.factors, kernel_size, dtype, path)
@@ -151,9 +152,24 @@ def test_noticed(path, inter, kind):
     assert unnoticed(kind, path, inter) == []
 
 
+def has_needless_warp_barrier(tile) -> bool:
+    """In CTAs of 512 threads u's planes are left behind a barrier; from K = 11 on the results fit where they were."""
+    kernel_size, _, threads = tile
+    return threads == 512 and kernel_size >= 11
+
+
 @pytest.mark.ptx_full
-@pytest.mark.parametrize("kind", [kind for kind in MUTATIONS if kind not in NOT_IN[TENSOR_CORES]])
-@pytest.mark.parametrize("tile", test_tensor_cores.TILES, ids=str)
+@pytest.mark.parametrize(
+    ("tile", "kind"),
+    [
+        (tile, kind)
+        for tile in test_tensor_cores.TILES
+        for kind in MUTATIONS
+        if kind not in NOT_IN[TENSOR_CORES]
+        and not (kind == "a warp's barrier removed" and has_needless_warp_barrier(tile))
+    ],
+    ids=str,
+)
 def test_noticed_in_every_tile(tile, kind):
     assert unnoticed(kind, TENSOR_CORES, 34, tile) == []
 
