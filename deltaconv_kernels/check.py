@@ -30,7 +30,7 @@ from .testing import (
 )
 
 # They reach every compiled kernel size, both paths of the CUDA kernels and each of their tiles, and tails of every kind
-# (tests/kernels/test_check.py). Few channels: PyTorch's float64 convolution, the yardstick, takes most of the time.
+# (tests/kernels/test_machine_check.py). Few channels: PyTorch's float64 convolution, the yardstick, takes most of the time.
 PROBLEMS = (
     Shape(1, 1, 1, 2, 1, (1,)),
     Shape(1, 2, 2, 4, 17, (1, 2)),

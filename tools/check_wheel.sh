@@ -36,7 +36,7 @@ cd "$work/run"
 
 "$python" "$root/tools/assert_loaded.py"
 if [ -n "$quick" ]; then
-  "$python" -m pytest -q tests/kernels/test_backends.py tests/kernels/test_check.py tests/cuda/test_library.py
+  "$python" -m pytest -q tests/kernels/test_backends.py tests/kernels/test_machine_check.py tests/cuda/test_library.py
 else
   "$python" -m deltaconv_kernels --check
   "$python" -m pytest -q tests/kernels tests/cuda/test_library.py
