@@ -29,8 +29,8 @@ from .testing import (
     run_with_gradients,
 )
 
-# They reach every compiled kernel size, both paths of the CUDA kernels and each of their tiles, and tails of every kind
-# (tests/kernels/test_machine_check.py). Few channels: PyTorch's float64 convolution, the yardstick, takes most of the time.
+# They reach every compiled kernel size, both paths of the CUDA kernels with each of their tiles, and every kind of tail
+# (tests/kernels/test_machine_check.py). Few channels: most of the time goes to the float64 yardstick.
 PROBLEMS = (
     Shape(1, 1, 1, 2, 1, (1,)),
     Shape(1, 2, 2, 4, 17, (1, 2)),
