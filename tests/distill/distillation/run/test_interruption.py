@@ -13,6 +13,16 @@ from tiny_pipelines import tiny_sd
 SIGNALS = pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 
 
+@pytest.fixture(autouse=True)
+def default_handlers():
+    """A process that a shell started in the background ignores Ctrl-C; these tests are of one that does not."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def send(number: int, step: int):
     return lambda record: os.kill(os.getpid(), number) if record.step == step else None
 
