@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ RESET_PEAK = "5"  # what Linux wants in clear_refs to set VmHWM, the highest res
 
 def peak_memory(function: Callable[[], object]) -> int | None:
     """Bytes that `function` needed at most: on the GPU where there is one, else resident; None where nothing counts."""
+    gc.collect()  # what earlier work left, collected during the call, would hide as much of what the call takes
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
