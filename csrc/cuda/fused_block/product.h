@@ -194,30 +194,46 @@ class Product {
   Accumulator sums_[kRowFragments][kColFragments];
 };
 
-// Stores the tile's results, 8 channels of a pixel at a time: finish(offset of the 8 in `to`, column in the tile, sums)
-// changes the sums into the results. Every thread of the CTA calls it after Product::run.
-template <class T, class Tile, class Finish>
+// Stores the tile's results, 8 channels of a pixel at a time. load(offset of the 8 in `to`) reads what they need from
+// global memory, finish(what was read, column in the tile, sums) changes the sums into the results. The loads of several
+// items are in flight before the first is waited for. Every thread of the CTA calls it after Product::run.
+template <class T, class Tile, class Load, class Finish>
 DELTACONV_DEVICE void store_product(const Projection<T>& projection, const ProductPlace<Tile>& place,
-                                    const Product<T, Tile>& product, const Finish& finish) {
+                                    const Product<T, Tile>& product, const Load& load, const Finish& finish) {
   auto* sums = reinterpret_cast<float*>(shared_memory());
   product.store(sums);
   sync_block();
   constexpr int kGroups = Tile::kCols / 8, kCount = Tile::kRows * kGroups / Tile::kThreads;
-  constexpr int kTogether = kCount / 2;  // items whose loads are in flight together
+  constexpr int kTogether = kCount / 2;
   static_assert(Tile::kRows * kGroups % Tile::kThreads == 0 && kCount % kTogether == 0);
   DELTACONV_NO_UNROLL
   for (int first = 0; first < kCount; first += kTogether) {
+    struct Item {
+      int row, col;
+      int64_t at;
+      bool exists;
+      decltype(load(int64_t{})) loaded;
+    } items[kTogether];
     DELTACONV_UNROLL
     for (int n = 0; n < kTogether; ++n) {
       const int i = (first + n) * Tile::kThreads + thread_index(), row = i / kGroups, col = i % kGroups * 8;
-      if (place.row() + row >= projection.pixels || place.col() + col >= projection.cols) continue;
       const int64_t pixel = int64_t{place.image} * projection.pixels + place.row() + row;
-      const int64_t at = pixel * projection.cols + place.col() + col;
+      items[n] = {row,
+                  col,
+                  pixel * projection.cols + place.col() + col,
+                  place.row() + row < projection.pixels && place.col() + col < projection.cols,
+                  {}};
+      if (items[n].exists) items[n].loaded = load(items[n].at);
+    }
+    DELTACONV_UNROLL
+    for (int n = 0; n < kTogether; ++n) {
+      const Item& item = items[n];
+      if (!item.exists) continue;
       float values[8];
       DELTACONV_UNROLL
-      for (int e = 0; e < 8; ++e) values[e] = sums[row * Tile::kPitch + col + e];
-      finish(at, col, values);
-      store16(projection.to + at, pack<T>(values));
+      for (int e = 0; e < 8; ++e) values[e] = sums[item.row * Tile::kPitch + item.col + e];
+      finish(item.loaded, item.col, values);
+      store16(projection.to + item.at, pack<T>(values));
     }
   }
 }

@@ -32,7 +32,9 @@ struct InProjection {
       const int64_t tile = int64_t{place.image} * projection.row_tiles + place.row_tile;
       sum_pixels(pixels, step, projection.depth, arguments.sums + tile * projection.depth);
     });
-    store_product(projection, place, product, [&](int64_t, int col, float (&values)[8]) {
+    struct Nothing {};
+    const auto load = [](int64_t) { return Nothing{}; };
+    store_product(projection, place, product, load, [&](Nothing, int col, float (&values)[8]) {
       DELTACONV_UNROLL
       for (int e = 0; e < 8; ++e) values[e] += addend[col + e];
     });
@@ -77,9 +79,12 @@ struct OutProjection {
       addend[c] = shift(arguments, place.image, place.col() + c);
     }
     product.run([](int, const T*) {});
-    store_product(projection, place, product, [&](int64_t at, int col, float (&values)[8]) {
-      float residual[8] = {};
-      if (arguments.residual) unpack<T>(load16_constant(arguments.residual + at), residual);
+    const auto load = [&](int64_t at) {
+      return arguments.residual ? load16_constant(arguments.residual + at) : Quad{};
+    };
+    store_product(projection, place, product, load, [&](const Quad& loaded, int col, float (&values)[8]) {
+      float residual[8];  // zeros where there is none
+      unpack<T>(loaded, residual);
       DELTACONV_UNROLL
       for (int e = 0; e < 8; ++e) values[e] += addend[col + e] + residual[e];
     });
