@@ -17,6 +17,8 @@ from deltaconv_kernels.block_arguments import BlockArguments
 from deltaconv_kernels.reference import GATES
 from deltaconv_kernels.testing import Case
 
+FIRST_THAT_WAITS = 90  # compute capability from which a launch may begin while the one before it ends
+
 
 @dataclass
 class Executed:
@@ -27,6 +29,7 @@ class Executed:
     blocks: int
     threads: int
     shared_bytes: int
+    follows: bool  # another launch of the same call, which may still run
     counts: Counts
 
 
@@ -45,7 +48,7 @@ class Executor:
     memory: Memory = field(default_factory=Memory)
     executed: list[Executed] = field(default_factory=list)
 
-    def launch(self, source, kernel, arguments_type, blocks, threads, shared_bytes, arguments) -> None:
+    def launch(self, source, kernel, arguments_type, blocks, threads, shared_bytes, follows, arguments) -> None:
         ptx_module: Module = module(source.split("csrc/cuda/")[-1], storage_of(kernel), self.compute_capability)
         entry = entry_of(ptx_module, kernel, arguments_type)
         if self.change:
@@ -60,8 +63,9 @@ class Executor:
             self.memory,
             order=self.order,
             only_blocks=self.only_blocks(blocks, len(self.executed)) if self.only_blocks else None,
+            follows=follows and self.compute_capability >= FIRST_THAT_WAITS,
         )
-        self.executed.append(Executed(kernel, entry, blocks, threads, shared_bytes, counts))
+        self.executed.append(Executed(kernel, entry, blocks, threads, shared_bytes, follows, counts))
 
     @contextmanager
     def installed(self) -> Iterator[None]:

@@ -38,6 +38,14 @@ def test_sizes(size):
     assert_size_matches(size, torch.float16)
 
 
+def test_launches_but_the_first_follow():
+    """From compute capability 9.0 on they may begin while the launch before them ends, and wait for it themselves."""
+    layers = test_block_kernels.make_block(24, 16, torch.float16, factors=(1, 2))
+    executor = Executor()
+    block(layers.arguments(test_block_kernels.make_x(layers, 1, 5, 7, torch.float16), None), executor)
+    assert [launch.follows for launch in executor.executed] == [False, True, True, True]
+
+
 @pytest.mark.ptx_full
 @pytest.mark.parametrize(("architecture", "dtype", "size"), in_turn(test_block_kernels.SIZES * 2, HALVES), ids=str)
 def test_every_size(architecture, dtype, size):

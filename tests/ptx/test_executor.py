@@ -34,7 +34,7 @@ KERNEL = """
 """
 
 
-def run(body, source=None, threads=32, blocks=1, order=0):
+def run(body, source=None, threads=32, blocks=1, order=0, follows=False):
     """What a kernel leaves in `to`, a word for each thread; `from` holds 0, 1, 2 … unless given."""
     module = Module.parse(KERNEL.format(body=body))
     source = torch.arange(threads, dtype=torch.int32) if source is None else source
@@ -42,7 +42,8 @@ def run(body, source=None, threads=32, blocks=1, order=0):
     memory = Memory()
     addresses = memory.allocate(source, "from", writable=False), memory.allocate(result, "to", initialised=False)
     parameters = struct.pack("<QQ", *addresses)
-    launch(module, "kernel", (blocks, 1, 1), (threads, 1, 1), parameters, 4 * threads, memory, order=order)
+    grid, block = (blocks, 1, 1), (threads, 1, 1)
+    launch(module, "kernel", grid, block, parameters, 4 * threads, memory, order=order, follows=follows)
     return result
 
 
@@ -101,6 +102,19 @@ def test_a_barrier_that_a_warp_does_not_reach():
 def test_blocks_that_write_the_same_place():
     with pytest.raises(PtxError, match=r"a write after a write of another block.*block .1, 0, 0."):
         run(f"mov.u32 %r10, 5; {STORE_R}", blocks=2)
+
+
+WAIT = "griddepcontrol.launch_dependents; griddepcontrol.wait;"
+
+
+def test_a_launch_that_follows_another_waits_for_it():
+    copy = f"ld.global.u32 %r10, [%d1]; {STORE_R}"
+    assert run(f"{WAIT} {copy}", follows=True).tolist() == run(copy).tolist() == list(range(32))
+    for body in (copy, f"ld.global.nc.u32 %r10, [%d1]; {WAIT}", f"st.global.u32 [%d2], %r0; {WAIT}"):
+        with pytest.raises(PtxError, match=r"before griddepcontrol.wait.*warp 0, lane 0"):
+            run(body, follows=True)
+    with pytest.raises(PtxError, match=r"leaves without griddepcontrol.wait.*lane 8"):
+        run("setp.ge.u32 %p1, %r0, 8; @%p1 ret; griddepcontrol.wait;", follows=True)
 
 
 def test_errors_name_lines_of_the_ptx():

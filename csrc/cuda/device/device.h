@@ -6,7 +6,8 @@
 //
 // A kernel is a struct with `static constexpr int kMaxThreads, kMinBlocks` (its __launch_bounds__) and `static
 // DELTACONV_DEVICE void run(const Arguments&)`; launch<Kernel>(grid, arguments, stream) runs it on a one-dimensional
-// grid of one-dimensional CTAs. Both sides provide:
+// grid of one-dimensional CTAs. A kernel begins when the launches before it have ended, whatever the stream says of
+// following them. Both sides provide:
 //
 //   thread_index() thread_count()      in the CTA
 //   block_index() block_count()        of the CTA, in the grid

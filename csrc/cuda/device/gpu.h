@@ -95,9 +95,21 @@ DELTACONV_DEVICE float fused_multiply_add(float a, float b, float c) { return fm
 DELTACONV_DEVICE float exponential(float x) { return expf(x); }
 DELTACONV_DEVICE float reciprocal(float x) { return __fdividef(1.0f, x); }
 
+// Lets the launch that follows come onto the GPU as soon as all CTAs of this one have begun, then waits until the
+// launches before this one have ended and everybody sees what they wrote. Every CTA of every launch waits, so that
+// whoever has waited for the launch before it has waited for all. Both are nothing where nothing follows.
+DELTACONV_DEVICE void wait_for_earlier_launches() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+inline constexpr int kFirstPtxThatWaits = 90;
+
 template <class Kernel, class Arguments>
 __global__ void __launch_bounds__(Kernel::kMaxThreads, Kernel::kMinBlocks)
     pyramid_kernel(const __grid_constant__ Arguments arguments) {
+  wait_for_earlier_launches();
   Kernel::run(arguments);
 }
 
@@ -108,15 +120,16 @@ inline void check_launch(cudaError_t error, const char* what) {
   throw std::runtime_error(std::string("deltaconv cuda: ") + what + ": " + cudaGetErrorString(error));
 }
 
-// Runs once for each kernel and device. It allows a CTA all the shared memory that the device has beside the kernel's
-// own, and makes the L1 cache give way to it, so that as many CTAs are resident as the plan expects.
+// Works once for each kernel and device. It allows a CTA all the shared memory that the device has beside the kernel's
+// own, and makes the L1 cache give way to it, so that as many CTAs are resident as the plan expects. True if the kernel
+// may follow another while that one ends: the code that this device runs was compiled to wait for it.
 template <class Kernel, class Arguments>
-void allow_shared_memory() {
-  static std::atomic<uint64_t> allowed{0};  // a bit for each device
+bool prepare_kernel() {
+  static std::atomic<uint64_t> prepared{0}, waiting{0};  // a bit for each device
   int device = 0, limit = 0;
   check_launch(cudaGetDevice(&device), "current device");
   const uint64_t bit = device < 64 ? uint64_t{1} << device : 0;
-  if (allowed.load(std::memory_order_relaxed) & bit) return;
+  if (prepared.load(std::memory_order_acquire) & bit) return waiting.load(std::memory_order_relaxed) & bit;
   const auto entry = pyramid_kernel<Kernel, Arguments>;
   cudaFuncAttributes attributes{};
   check_launch(cudaFuncGetAttributes(&attributes, entry), "kernel");
@@ -126,20 +139,30 @@ void allow_shared_memory() {
   check_launch(
       cudaFuncSetAttribute(entry, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
       "shared memory");
-  allowed.fetch_or(bit, std::memory_order_relaxed);
+  const bool waits = attributes.ptxVersion >= kFirstPtxThatWaits;
+  if (waits) waiting.fetch_or(bit, std::memory_order_relaxed);
+  prepared.fetch_or(bit, std::memory_order_release);
+  return waits;
 }
 
-// cudaLaunchKernel returns this launch's own error; after <<<>>> one would have to ask for the last, whoever left it.
+// cudaLaunchKernelExC returns this launch's own error; <<<>>> leaves the last one, whoever made it.
 template <class Kernel, class Arguments>
 void launch(const Grid& grid, const Arguments& arguments, Stream stream) {
   static_assert(sizeof(Arguments) <= 4096);  // what every driver passes to a kernel
   if (grid.blocks == 0) return;
-  allow_shared_memory<Kernel, Arguments>();
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(grid.blocks));
+  config.blockDim = dim3(static_cast<unsigned>(grid.threads));
+  config.dynamicSmemBytes = static_cast<size_t>(grid.shared_bytes);
+  config.stream = static_cast<cudaStream_t>(stream.handle);
+  config.attrs = &overlap;
+  config.numAttrs = prepare_kernel<Kernel, Arguments>() && stream.follows;
   void* parameters[] = {const_cast<Arguments*>(&arguments)};
   const auto entry = reinterpret_cast<const void*>(&pyramid_kernel<Kernel, Arguments>);
-  check_launch(cudaLaunchKernel(entry, dim3(static_cast<unsigned>(grid.blocks)), dim3(grid.threads), parameters,
-                                grid.shared_bytes, static_cast<cudaStream_t>(stream)),
-               "launch");
+  check_launch(cudaLaunchKernelExC(&config, entry, parameters), "launch");
 }
 
 }  // namespace deltaconv::cuda

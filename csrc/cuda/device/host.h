@@ -69,6 +69,7 @@ extern Statistics statistics;
 struct LaunchRequest {
   const char *source, *kernel, *arguments_type;
   Grid grid;
+  bool follows;  // another launch, which may still run
   const void* arguments;
   size_t argument_bytes;
 };
@@ -233,12 +234,12 @@ inline float exponential(float x) { return std::exp(x); }
 inline float reciprocal(float x) { return 1.0f / x; }
 
 template <class Kernel, class Arguments>
-void launch(const Grid& grid, const Arguments& arguments, Stream) {
+void launch(const Grid& grid, const Arguments& arguments, Stream stream) {
   if (grid.blocks == 0) return;
   if (grid.threads > Kernel::kMaxThreads) host::fail("more threads than the kernel's launch bounds");
   if (host::launcher) {
-    return host::launcher(
-        {__BASE_FILE__, typeid(Kernel).name(), typeid(Arguments).name(), grid, &arguments, sizeof(Arguments)});
+    return host::launcher({__BASE_FILE__, typeid(Kernel).name(), typeid(Arguments).name(), grid, stream.follows,
+                           &arguments, sizeof(Arguments)});
   }
   host::run_grid(grid, [](const void* a) { Kernel::run(*static_cast<const Arguments*>(a)); }, &arguments);
 }

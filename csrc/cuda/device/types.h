@@ -14,8 +14,16 @@ struct alignas(16) Quad {
   uint32_t words[4];
 };
 
-// A cudaStream_t; the host build ignores it.
-using Stream = void*;
+// Where a launch goes.
+struct Stream {
+  void* handle = nullptr;  // a cudaStream_t; the host build ignores it
+
+  // Whether the launch before it in the stream is one of ours, of the same call: from compute capability 9.0 on, a
+  // launch that follows is brought onto the GPU while the one before it ends (programmatic dependent launch).
+  bool follows = false;
+
+  Stream following() const { return {handle, true}; }
+};
 
 // A one-dimensional grid of one-dimensional CTAs.
 struct Grid {

@@ -195,8 +195,8 @@ class Product {
 };
 
 // Stores the tile's results, 8 channels of a pixel at a time. load(offset of the 8 in `to`) reads what they need from
-// global memory, finish(what was read, column in the tile, sums) changes the sums into the results. The loads of several
-// items are in flight before the first is waited for. Every thread of the CTA calls it after Product::run.
+// global memory, finish(what was read, column in the tile, sums) changes the sums into the results. The loads of
+// several items are in flight before the first is waited for. Every thread of the CTA calls it after Product::run.
 template <class T, class Tile, class Load, class Finish>
 DELTACONV_DEVICE void store_product(const Projection<T>& projection, const ProductPlace<Tile>& place,
                                     const Product<T, Tile>& product, const Load& load, const Finish& finish) {

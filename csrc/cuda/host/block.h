@@ -25,7 +25,7 @@ inline void run_block(HostProblem pyramid, int64_t dim, const HostFusedBlockTens
         input(at.out_weight), input(at.out_bias), input(at.pool_weight), input(at.pool_bias),
         output(at.hidden),    output(at.local),   output(at.result),     reinterpret_cast<float*>(at.workspace)};
     launch_fused_block<T>(fused_block_plan({pyramid.plan, dim}, pyramid.device), tensors, problem_of<T>(pyramid, true),
-                          nullptr);
+                          Stream{});
   };
   pyramid.plan.type == ElementType::kFloat16 ? run(Half{}) : run(BFloat16{});
 }

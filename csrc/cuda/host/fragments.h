@@ -56,7 +56,7 @@ inline void multiply_fragments(ElementType type, uintptr_t a, uintptr_t b, uintp
                                ProductArguments<T>{reinterpret_cast<const T*>(a), reinterpret_cast<const T*>(b),
                                                    reinterpret_cast<const float*>(addend),
                                                    reinterpret_cast<float*>(result), columns, transposed},
-                               nullptr);
+                               Stream{});
   };
   type == ElementType::kFloat16 ? run(Half{}) : run(BFloat16{});
 }

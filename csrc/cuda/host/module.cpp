@@ -36,9 +36,9 @@ std::string demangled(const char* name) {
   return status == 0 ? text.get() : name;
 }
 
-// Called with a source file, a kernel's type, its arguments' type, blocks, threads, shared bytes and
-// the arguments' bytes.
-using Launcher = std::function<void(std::string, std::string, std::string, int64_t, int, int64_t, py::bytes)>;
+// Called with a source file, a kernel's type, its arguments' type, blocks, threads, shared bytes, whether it follows
+// another launch that may still run, and the arguments' bytes.
+using Launcher = std::function<void(std::string, std::string, std::string, int64_t, int, int64_t, bool, py::bytes)>;
 
 void set_launcher(const std::optional<Launcher>& python) {
   host::launcher = nullptr;
@@ -46,7 +46,7 @@ void set_launcher(const std::optional<Launcher>& python) {
   host::launcher = [python](const host::LaunchRequest& request) {
     py::gil_scoped_acquire acquired;
     (*python)(request.source, demangled(request.kernel), demangled(request.arguments_type), request.grid.blocks,
-              request.grid.threads, request.grid.shared_bytes,
+              request.grid.threads, request.grid.shared_bytes, request.follows,
               py::bytes(static_cast<const char*>(request.arguments), request.argument_bytes));
   };
 }

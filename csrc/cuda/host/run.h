@@ -57,7 +57,7 @@ inline void run_forward(const HostProblem& host, const HostImage& residual, uint
     const bool vectors = rows_aligned(image_of<const T>(residual)) && result % 16 == 0;
     launch_forward<T>(forward_plan(host.plan, host.device),
                       {problem_of<T>(host, vectors), image_of<const T>(residual), reinterpret_cast<T*>(result)},
-                      nullptr);
+                      Stream{});
   });
 }
 
@@ -75,7 +75,7 @@ inline void run_backward(const HostProblem& host, const HostImage& grad, const H
     arguments.grad_x = reinterpret_cast<T*>(to.x);
     arguments.workspace = reinterpret_cast<float*>(to.workspace);
     launch_backward(backward_plan(host.plan, host.device), arguments, reinterpret_cast<T*>(to.weight),
-                    reinterpret_cast<T*>(to.bias), nullptr);
+                    reinterpret_cast<T*>(to.bias), Stream{});
   });
 }
 

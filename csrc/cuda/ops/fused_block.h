@@ -36,6 +36,7 @@ template <class T>
 void launch_fused_block(const FusedBlockPlan& plan, const FusedBlockTensors<T>& tensors, const Problem<T>& pyramid,
                         Stream stream) {
   const Sizes& sizes = pyramid.sizes;
+  const Stream after = stream.following();
   const auto dim = static_cast<int32_t>(plan.out.cols);
   float *sums = tensors.workspace, *shifts = sums + plan.sums;
   fused_block::launch_in_projection<T>(
@@ -45,13 +46,13 @@ void launch_fused_block(const FusedBlockPlan& plan, const FusedBlockTensors<T>& 
       plan.shift,
       {sizes.B, sizes.H * sizes.W, dim, plan.in.row_tiles, plan.shift_slices, plan.shift_output_tiles, sums,
        tensors.pool_weight, tensors.pool_bias, tensors.out_bias, shifts},
-      stream);
-  launch_forward<T>(plan.pyramid, {pyramid, {nullptr, 0, 0, 0}, tensors.local}, stream);
+      after);
+  launch_forward<T>(plan.pyramid, {pyramid, {nullptr, 0, 0, 0}, tensors.local}, after);
   fused_block::launch_out_projection<T>(
       plan.out,
       {projection_of<T>(plan.out, sizes, tensors.local, tensors.out_weight, tensors.result), plan.shift_slices, shifts,
        tensors.residual},
-      stream);
+      after);
 }
 
 }  // namespace deltaconv::cuda

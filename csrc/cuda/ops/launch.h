@@ -35,18 +35,19 @@ void launch_backward(const BackwardPlan& plan, BackwardArguments<T> arguments, T
   std::copy_n(plan.workspace.inputs, kMaxStages, arguments.inputs);
   std::copy_n(plan.workspace.grad_d, kMaxStages, arguments.grad_d);
   arguments.keep_inputs = grad_weight || grad_bias;
+  const Stream after = stream.following();
   if (sizeof(T) == 2 && plan.gate.path == Path::kTensorCores) {
     if constexpr (sizeof(T) == 2) {
       tensor_cores::launch_backward_gate(plan.gate, arguments, stream);
-      if (arguments.grad_x) tensor_cores::launch_backward_input(plan, arguments, stream);
-      if (arguments.keep_inputs) tensor_cores::launch_backward_weight(plan, arguments, stream);
+      if (arguments.grad_x) tensor_cores::launch_backward_input(plan, arguments, after);
+      if (arguments.keep_inputs) tensor_cores::launch_backward_weight(plan, arguments, after);
     }
   } else {
     cuda_cores::launch_backward_gate(plan.gate, arguments, stream);
-    if (arguments.grad_x) cuda_cores::launch_backward_input(plan, arguments, stream);
-    if (arguments.keep_inputs) cuda_cores::launch_backward_weight(plan, arguments, stream);
+    if (arguments.grad_x) cuda_cores::launch_backward_input(plan, arguments, after);
+    if (arguments.keep_inputs) cuda_cores::launch_backward_weight(plan, arguments, after);
   }
-  if (arguments.keep_inputs) cuda_cores::launch_backward_sums(plan, arguments, grad_weight, grad_bias, stream);
+  if (arguments.keep_inputs) cuda_cores::launch_backward_sums(plan, arguments, grad_weight, grad_bias, after);
 }
 
 }  // namespace deltaconv::cuda

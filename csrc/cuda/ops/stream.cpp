@@ -37,8 +37,8 @@ GetCurrentStream get_current_stream() {
 void check_torch_has_cuda() { get_current_stream(); }
 
 Stream current_stream(int32_t device) {
-  Stream stream = nullptr;
-  if (get_current_stream()(device, &stream) != 0) {
+  Stream stream;
+  if (get_current_stream()(device, &stream.handle) != 0) {
     throw std::runtime_error("torch could not name the current stream of GPU " + std::to_string(device));
   }
   return stream;

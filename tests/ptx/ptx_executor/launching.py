@@ -39,11 +39,14 @@ def launch(
     *,
     order: int = 0,
     only_blocks: list[int] | None = None,
+    follows: bool = False,
 ) -> Counts:
     """Run a grid. `parameters` is the parameter block (`Entry.parameter_bytes` long); `shared_bytes` the dynamic part.
 
     `order`: a seed of the order of blocks and of warps; 0 is ascending blocks, each warp until it must wait.
-    `only_blocks`: linear indices of the blocks to run. Raises PtxError.
+    `only_blocks`: linear indices of the blocks to run.
+    `follows`: a launch that may still run until griddepcontrol.wait, which every thread must then execute, before it
+    touches global memory. Raises PtxError.
     """
     found = module.entry(entry)
     _check_launch(found, block, parameters)
@@ -59,6 +62,7 @@ def launch(
             shared_bytes=found.static_shared_bytes + shared_bytes,
             order=order,
             only_blocks=only_blocks or [],
+            follows=follows,
             special=list(body.special.items()),
         ),
     )

@@ -22,6 +22,7 @@ void copy(Warp& warp, const Instruction& in, uint32_t mask) {
     AsyncCopy copy{lane, warp.open_group[lane], static_cast<uint32_t>(to[lane]), {}, bytes};
     if (read) {
       reading |= 1u << lane;
+      require_waited(warp, lane);
       const Found found = block.memory->read(from[lane], read, false, warp.stamp(lane), block.epochs);
       if (!found.defined) throw Violation("a cp.async of what nothing has written", lane);
       std::memcpy(copy.data, found.data, static_cast<size_t>(read));

@@ -1,4 +1,4 @@
-// What the lanes of a warp do together: shuffles, matrix products, bar.warp.sync.
+// What the lanes of a warp do together: shuffles, matrix products, bar.warp.sync; and waiting for earlier launches.
 #include <cmath>
 
 #include "rounding.h"
@@ -113,6 +113,8 @@ void multiply_matrices(Warp& warp, const Instruction& in, uint32_t mask) {
   }
 }
 
+void wait_for_earlier_launches(Warp& warp, const Instruction&, uint32_t mask) { warp.waited |= mask; }
+
 template <int kDepth>
 void add_products(Opcodes& table) {
   const std::vector<int8_t> widths(static_cast<size_t>(8 + kDepth / 4 + kDepth / 8), 4);
@@ -130,6 +132,8 @@ void add_collectives(Opcodes& table) {
   table["shfl.sync.up.b32"] = {shuffle<Shuffle::kUp>, shuffled};
   table["shfl.sync.down.b32"] = {shuffle<Shuffle::kDown>, shuffled};
   table["bar.warp.sync"] = {sync_warp, {4}};
+  table["griddepcontrol.wait"] = {wait_for_earlier_launches, {}};
+  table["griddepcontrol.launch_dependents"] = {[](Warp&, const Instruction&, uint32_t) {}, {}};
   add_products<8>(table);
   add_products<16>(table);
 }

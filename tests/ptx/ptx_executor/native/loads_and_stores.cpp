@@ -19,7 +19,9 @@ Found readable(Warp& warp, const Access& access, uint64_t address, int bytes, in
         throw Violation("a read beyond the parameters", lane);
       }
       return {block.parameters + address, true};
-    default: return block.memory->read(address, bytes, access.read_only, warp.stamp(lane), block.epochs);
+    default:
+      require_waited(warp, lane);
+      return block.memory->read(address, bytes, access.read_only, warp.stamp(lane), block.epochs);
   }
 }
 
@@ -31,6 +33,7 @@ std::byte* writable(Warp& warp, const Access& access, uint64_t address, int byte
     stamp.undefined = !defined;
     return block.shared.write(address, bytes, stamp, block.epochs);
   }
+  require_waited(warp, lane);
   if (!defined) throw Violation("a result computed from what nothing has written", lane);
   return block.memory->write(address, bytes, stamp, block.epochs);
 }

@@ -81,6 +81,7 @@ void Machine::start_warps(const std::array<uint32_t, 3>& position) {
     warp.live = lanes == kLanes ? kAllLanes : (1u << lanes) - 1;
     warp.part = 0;
     warp.at_barrier = false;
+    warp.waited = launch_.follows ? 0 : kAllLanes;
     warp.copies.clear();
     warp.any_undefined = false;
     std::fill(warp.undefined_lanes.begin(), warp.undefined_lanes.end(), 0);
@@ -205,6 +206,10 @@ void Machine::branch(Warp& warp, const Instruction& in, uint32_t taken) {
 void Machine::leave(Warp& warp, uint32_t mask) {
   for (const AsyncCopy& copy : warp.copies) {
     if (mask >> copy.lane & 1) throw Violation("a thread that leaves with a cp.async not waited for", copy.lane);
+  }
+  // A launch that follows this one waits for this one alone.
+  if (mask & ~warp.waited) {
+    throw Violation("a thread that leaves without griddepcontrol.wait", __builtin_ctz(mask & ~warp.waited));
   }
   warp.live &= ~mask;
   for (Path& path : warp.paths) path.mask &= ~mask;

@@ -21,6 +21,7 @@ struct Launch {
   int64_t shared_bytes;
   uint32_t order;                    // a seed; 0: ascending
   std::vector<int64_t> only_blocks;  // empty: all
+  bool follows;                      // another launch, which may still run until griddepcontrol.wait
   // Registers that hold special values: %tid.x and so on.
   std::vector<std::pair<std::string, int>> special;
 };

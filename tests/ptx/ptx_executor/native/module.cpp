@@ -62,13 +62,19 @@ PYBIND11_MODULE(ptx_interpreter, m) {
 
   py::class_<Launch>(m, "Launch")
       .def(py::init([](std::array<uint32_t, 3> grid, std::array<uint32_t, 3> block, const py::bytes& parameters,
-                       int64_t shared_bytes, uint32_t order, std::vector<int64_t> only_blocks,
+                       int64_t shared_bytes, uint32_t order, std::vector<int64_t> only_blocks, bool follows,
                        std::vector<std::pair<std::string, int>> special) {
-             return Launch{
-                 grid, block, std::string(parameters), shared_bytes, order, std::move(only_blocks), std::move(special)};
+             return Launch{grid,
+                           block,
+                           std::string(parameters),
+                           shared_bytes,
+                           order,
+                           std::move(only_blocks),
+                           follows,
+                           std::move(special)};
            }),
            py::arg("grid"), py::arg("block"), py::arg("parameters"), py::arg("shared_bytes"), py::arg("order"),
-           py::arg("only_blocks"), py::arg("special"));
+           py::arg("only_blocks"), py::arg("follows"), py::arg("special"));
 
   py::class_<Failure>(m, "Failure")
       .def_readonly("what", &Failure::what)

@@ -53,6 +53,7 @@ struct Warp {
   std::vector<Path> paths;  // the last one runs
   uint16_t part = 0;        // of the time between two barriers: how often the warp has synchronised within it
   bool at_barrier = false;
+  uint32_t waited = 0;  // lanes that know that the launches before this one have ended
   std::vector<AsyncCopy> copies;
   int64_t open_group[kLanes] = {};  // of async copies
   std::vector<uint32_t> undefined_lanes;
@@ -90,6 +91,11 @@ inline uint64_t address_of(Warp& warp, const Address& address, int lane) {
                         : address.width == 4 ? warp.at<uint32_t>(address.base)[lane]
                                              : 0;
   return base + static_cast<uint64_t>(address.offset);
+}
+
+// What an earlier launch writes may be there only after griddepcontrol.wait; no access of global memory comes before it.
+inline void require_waited(const Warp& warp, int lane) {
+  if (!(warp.waited >> lane & 1)) throw Violation("an access of global memory before griddepcontrol.wait", lane);
 }
 
 // A collective that every lane must take part in, as its member mask says.
