@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 REQUIREMENTS := $(VENV)/.requirements-installed
 BUILD := $(VENV)/.built
 DEMO_OUTPUT := runs/demo
+TEST_PROCESSES ?= 2
 
 NATIVE_SOURCES := $(shell find csrc -type f)
 PACKAGE_FILES := setup.py pyproject.toml CMakeLists.txt
@@ -15,8 +16,9 @@ PACKAGE_FILES := setup.py pyproject.toml CMakeLists.txt
 demo: install
 	$(BIN)/deltaconv demo --output $(DEMO_OUTPUT)
 
+# A file's tests run in one process, TEST_PROCESSES files at a time. Threads that wait must not spin: others need the cores.
 test: install
-	$(BIN)/python -m pytest tests
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest tests -n $(TEST_PROCESSES) --dist loadfile
 
 # The CPU kernels of every instruction set under AddressSanitizer, UBSan and ThreadSanitizer: minutes of building.
 sanitize: install

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
+import native_module
 import torch
 
 from deltaconv_kernels.cuda_plan import GPUS
@@ -22,28 +18,13 @@ TYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bf
 
 def build(name: str, *options: str) -> Path:
     """Compile csrc/cuda/host into build/<name>, what changed since the last time; the folder."""
-    import pybind11
-
-    folder = ROOT / "build" / name
-    tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    cmake, ninja = (shutil.which(tool, path=tools) for tool in ("cmake", "ninja"))
-    configure = [cmake, "-S", ROOT / "csrc" / "cuda" / "host", "-B", folder, "-G", "Ninja"]
-    configure += [f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DPython_EXECUTABLE={sys.executable}"]
-    configure += [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", *options]
-    for command in (configure, [cmake, "--build", folder]):
-        result = subprocess.run(command, capture_output=True, text=True)
-        assert result.returncode == 0, f"{command}:\n{result.stdout}\n{result.stderr}"
-    return folder
+    return native_module.build(ROOT / "csrc" / "cuda" / "host", name, *options)
 
 
 @cache
 def module():
     """The Python module of the host build."""
-    (path,) = build("cuda-host").glob(f"{MODULE}*.so")
-    spec = importlib.util.spec_from_file_location(MODULE, path)
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
+    return native_module.load(build("cuda-host"), MODULE)
 
 
 def device(name: str):

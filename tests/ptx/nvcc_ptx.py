@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -43,7 +44,7 @@ def ptx(source: str, storage: str, compute_capability: int) -> str:
     target = FOLDER / _sources_digest() / f"{source}.{storage}.{compute_capability}.ptx"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_suffix(".unfinished")
+        unfinished = target.with_suffix(f".{os.getpid()}")  # another process may compile it too
         target_flags = [f"-DDELTACONV_STORAGE={storage}", f"-arch=compute_{compute_capability}"]
         command = [nvcc(), *FLAGS, *target_flags, str(path), "-o", str(unfinished)]
         result = subprocess.run(command, capture_output=True, text=True)
