@@ -16,7 +16,7 @@ from .errors import DataError
 from .images import CaptionedImages
 
 PLAN_FILE = "plan.json"
-FORMAT = 2  # 1 took no notice of EXIF orientation, transparency and 16-bit pictures
+FORMAT = 3  # 1 took no notice of EXIF orientation, transparency and 16-bit pictures; 2 of colour profiles
 PROBES = 16  # values of an encoder's weights that tell it from others
 NAMES = {
     "format": "format of this library",
@@ -64,7 +64,7 @@ def require_same_encoder(folder: Path, plan: dict[str, Any], encoder: PipelineEn
     """Raises DataError for a cache by other encoders or settings than the teacher's, or by an earlier format."""
     if plan.get("format") != FORMAT:
         raise DataError(
-            f"{folder}: this cache is of an earlier format, which framed some pictures otherwise: make it anew"
+            f"{folder}: this cache is of an earlier format, which read some pictures otherwise: make it anew"
         )
     for name, values in fingerprint(encoder).items():
         theirs = torch.tensor(plan["encoders"].get(name, []))

@@ -1,4 +1,4 @@
-"""A picture of any kind as a viewer shows it: upright, in 8-bit RGB, on white where it is transparent."""
+"""A picture of any kind as a viewer shows it: upright, in 8-bit sRGB, on white where it is transparent."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import IO
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from .colours import in_srgb
 from .errors import BadPicture
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"})
@@ -44,7 +45,7 @@ def read_size(source: Source) -> tuple[int, int]:
 
 
 def read_picture(source: Source) -> Image.Image:
-    """The picture in mode RGB, turned upright, and composed on white.
+    """The picture in mode RGB, in sRGB whatever its colour profile, turned upright, and composed on white.
 
     Raises:
         BadPicture: it is not a readable picture, or one of numbers without a known range.
@@ -52,7 +53,7 @@ def read_picture(source: Source) -> Image.Image:
     with _opened(source) as picture:
         turn = TURNS.get(_orientation(picture))
         upright = picture if turn is None else picture.transpose(turn)
-        return _as_rgb(upright, is_png=picture.format == "PNG")
+        return _as_rgb(upright, picture.info.get("icc_profile"), is_png=picture.format == "PNG")
 
 
 def picture_digest(source: Source) -> str:
@@ -103,15 +104,21 @@ def _has_chunks_after_pixels(file: IO[bytes]) -> bool:
     return seen_pixels and len(header) == 8 and kind != b"IEND"
 
 
-def _as_rgb(picture: Image.Image, is_png: bool) -> Image.Image:
+def _as_rgb(picture: Image.Image, profile: bytes | None, is_png: bool) -> Image.Image:
     if picture.mode in SIXTEEN_BITS or (picture.mode == "I" and is_png):  # Pillow's mode for these was once I
-        return _from_16_bits(picture)
+        return in_srgb(_from_16_bits(picture), profile).convert("RGB")
     if picture.mode in ("I", "F"):
         raise BadPicture(f"no brightness is known to be white in mode {picture.mode}; expected 8 or 16 bits a channel")
-    if picture.has_transparency_data:
-        colours = picture.convert("RGBA")
+    is_transparent = picture.has_transparency_data
+    if picture.mode not in ("L", "LA", "CMYK"):  # palettes, black and white, YCbCr, …: in the colours of RGB
+        picture = picture.convert("RGBA" if is_transparent else "RGB")
+    elif picture.mode == "L" and is_transparent:
+        picture = picture.convert("LA")
+    colours = in_srgb(picture, profile)
+    if is_transparent:
+        colours = colours.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours).convert("RGB")
-    return picture.convert("RGB")
+    return colours.convert("RGB")
 
 
 def _from_16_bits(picture: Image.Image) -> Image.Image:
@@ -120,4 +127,4 @@ def _from_16_bits(picture: Image.Image) -> Image.Image:
     transparent = picture.info.get("transparency")
     if transparent is not None:
         values[values == transparent] = 65535
-    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
