@@ -15,6 +15,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..config import ALL_TRACKERS, TRACKERS, DistillConfig
 
+LOGS_FOLDER = "logs"  # of the trackers, in output_dir
+
 Losses = dict[str, torch.Tensor]
 
 
@@ -27,7 +29,7 @@ def make_accelerator(config: DistillConfig, cpu: bool = False) -> Accelerator:
     Raises:
         ValueError: the tracker is not installed, or the launcher was told to accumulate gradients.
     """
-    logs = f"{config.output_dir}/logs" if config.report_to else None
+    logs = f"{config.output_dir}/{LOGS_FOLDER}" if config.report_to else None
     accelerator = Accelerator(
         cpu=cpu, mixed_precision="no", log_with=_trackers(config.report_to) or None, project_dir=logs
     )

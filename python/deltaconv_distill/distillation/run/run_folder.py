@@ -21,6 +21,7 @@ from ...conversion import DeltaConvFusion
 from ...conversion.side_car import is_side_car
 from ..config import DistillConfig
 from .checkpoint import FUSION_FOLDER, RUN_FILE, find_fault, list_checkpoints, run_of, step_of
+from .parallel import LOGS_FOLDER
 from .records import METRICS_FILE
 from .sample_grids import VALIDATION_FOLDER
 
@@ -50,6 +51,7 @@ class RunFolder:
         self._checkpoint = checkpoint
         self._claimed = False
         self._refuse_used()
+        self._earlier_logs = self._tracked()  # before this run's own tracker writes among them
 
     def claim(self) -> None:
         """Before the first file is written: remove what `overwrite_output_dir` gives up, and write run.json.
@@ -62,6 +64,8 @@ class RunFolder:
         self._refuse_used()
         for path in _lost(self.path, self._config, self._checkpoint):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in self._earlier_logs:
+            path.unlink(missing_ok=True)
         _write_run(self.path, self._config, self.run)
         self._claimed = True
 
@@ -86,6 +90,12 @@ class RunFolder:
         finally:
             lock.release()
 
+    def _tracked(self) -> list[Path]:
+        """A tracker's files of other runs, which would be drawn as part of this one; those that it gives up."""
+        if self.path is None or not self._config.overwrite_output_dir or _goes_on_in(self.path, self._checkpoint):
+            return []
+        return [path for path in (self.path / LOGS_FOLDER).rglob("*") if path.is_symlink() or path.is_file()]
+
     def _refuse_used(self) -> None:
         folder = self.path
         if folder is None or not folder.exists():
@@ -105,10 +115,14 @@ class RunFolder:
             )
 
 
+def _goes_on_in(folder: Path, checkpoint: Path | None) -> bool:
+    """Whether a run resumes where it was, and not into another folder."""
+    return checkpoint is not None and checkpoint.resolve().parent == folder.resolve()
+
+
 def _lost(folder: Path, config: DistillConfig, checkpoint: Path | None) -> list[Path]:
     """What stands in the folder and is no part of a run that goes on from `checkpoint`."""
-    goes_on = checkpoint is not None and checkpoint.resolve().parent == folder.resolve()
-    if checkpoint is not None and goes_on:
+    if checkpoint is not None and _goes_on_in(folder, checkpoint):
         later = [path for path in list_checkpoints(folder) if step_of(path) > step_of(checkpoint)]
         return [path for path in later if not find_fault(path)]
     names = [FUSION_FOLDER, VALIDATION_FOLDER]

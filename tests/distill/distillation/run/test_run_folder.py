@@ -61,6 +61,21 @@ def test_a_used_folder_is_taken_over_by_the_flag(tmp_path):
     assert [record.step for record in resumed.outputs.log.records] == [1, 2, 3, 4, 5, 6]
 
 
+def test_the_flag_removes_a_trackers_files_and_resuming_keeps_them(tmp_path):
+    def event_files():
+        return {path.name for path in (tmp_path / "logs").rglob("events*")}
+
+    train(tmp_path, report_to="tensorboard")
+    first = event_files()
+    train(tmp_path, steps=6, report_to="tensorboard", resume_from_checkpoint="latest", overwrite_output_dir=True)
+    both = event_files()
+    assert first
+    assert first < both
+    train(tmp_path, report_to="tensorboard", overwrite_output_dir=True)
+    assert event_files()
+    assert not event_files() & both
+
+
 def test_a_foreign_fusion_is_refused_before_training_and_never_removed(tmp_path):
     (tmp_path / "fusion").mkdir()
     (tmp_path / "fusion" / "thesis.txt").write_text("mine")
