@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from diffusers import ModelMixin
+from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor, nn
 
 from .routing import BLOCK
@@ -16,6 +20,7 @@ from .routing import BLOCK
 logger = logging.getLogger(__name__)
 
 SAMPLED_TENSORS = 32
+TRACED_PLACES = (0.25, 0.5, 0.75)  # of each tensor's elements, in their order in memory
 SIZE = "sample_size"  # a default for pipelines: the same weights are published with several
 SMALLEST_STEP = 1e-7  # numbers below are rounded further in 16 bits
 NOT_TEACHERS = (f".{BLOCK}.", ".lora_", ".to_qkv.", ".to_kv.")  # blocks, adapters, fused copies of other weights
@@ -23,17 +28,43 @@ NOT_TEACHERS = (f".{BLOCK}.", ".lora_", ".to_qkv.", ".to_kv.")  # blocks, adapte
 Fingerprint = dict[str, float]
 
 
-def describe_teacher(denoiser: ModelMixin) -> dict[str, Any]:
-    """The record of a denoiser: "config", and of some tensors by name one number each, with the precision of these.
+@dataclass(frozen=True)
+class Differences:
+    """Between a denoiser and a record: settings with both values; names of tensors, of so many that were compared."""
 
-    Weights on the meta device leave no trace.
+    config: list[str]
+    weights: list[str]
+    compared: int
+
+    def __str__(self) -> str:
+        if self.config:
+            return "; ".join(self.config)
+        if not self.weights:
+            return "none"
+        return f"of {self.compared} weights that were compared {len(self.weights)} differ ({self.weights[0]}, …)"
+
+
+def describe_teacher(denoiser: ModelMixin) -> dict[str, Any]:
+    """The record of a denoiser, as JSON keeps it.
+
+    config:      its configuration.
+    fingerprint: of 32 of its matrices and filters, by name, the middle element.
+    trace:       three elements of every one of them, as float32 numbers in base64, ordered by the tensors' names, and
+                 a digest of these names. Weights on the meta device leave no trace.
+    precision:   the relative step of the coarsest type among them.
     """
-    sampled = _sample(denoiser)
+    tensors = _tensors(denoiser)
     return {
         "config": _structure(denoiser),
-        "fingerprint": _numbers(sampled),
-        "precision": max((torch.finfo(tensor.dtype).eps for tensor in sampled.values()), default=0.0),
+        "fingerprint": _numbers(_sample(tensors)),
+        "trace": _trace(tensors),
+        "precision": _precision(tensors),
     }
+
+
+def record_teacher(fusion: ConfigMixin, denoiser: ModelMixin) -> None:
+    """Let a fusion remember this denoiser as the one that its blocks are made for."""
+    fusion.register_to_config(teacher=describe_teacher(denoiser))
 
 
 def check_teacher(denoiser: ModelMixin, record: Mapping[str, Any] | None) -> None:
@@ -42,28 +73,44 @@ def check_teacher(denoiser: ModelMixin, record: Mapping[str, Any] | None) -> Non
     Raises:
         ValueError: entries of its configuration differ, named with both values.
     """
+    differences = differences_from(denoiser, record)
+    kind = type(denoiser).__name__
+    if differences.config:
+        raise ValueError(f"pipe_or_denoiser: the blocks were made for a {kind} of another configuration: {differences}")
+    if differences.weights:
+        logger.warning(
+            f"the blocks were made for a {kind} with other weights: {differences}; "
+            "distil again for this model, or expect worse images"
+        )
+
+
+def differences_from(denoiser: ModelMixin, record: Mapping[str, Any] | None) -> Differences:
+    """In what a denoiser is another one than in `record`; weights are compared as exactly as both types allow.
+
+    All are compared where the record has a trace of the same tensors; else, as with the records of earlier releases
+    and for a model that is offloaded in part, those of the fingerprint that are in reach.
+    """
     if not record:
-        return
-    here = _structure(denoiser)
-    differing = [
+        return Differences([], [], 0)
+    here, tensors = _structure(denoiser), _tensors(denoiser)
+    config = [
         f"{key} is {here[key]!r}, was {value!r}"
         for key, value in record["config"].items()
         if key in here and here[key] != value
     ]
-    if differing:
-        raise ValueError(
-            f"pipe_or_denoiser: the blocks were made for a {type(denoiser).__name__} of another configuration: "
-            f"{'; '.join(differing)}"
-        )
-    known = record["fingerprint"]
-    present = {name: tensor for name, tensor in _tensors(denoiser).items() if name in known and not tensor.is_meta}
-    precision = max([record["precision"], *(torch.finfo(tensor.dtype).eps for tensor in present.values())])
-    changed = [name for name, number in _numbers(present).items() if not _close(number, known[name], precision)]
-    if changed:
-        logger.warning(
-            f"the blocks were made for a {type(denoiser).__name__} with other weights: of {len(present)} that were "
-            f"compared {len(changed)} differ ({changed[0]}, …); distil again for this model, or expect worse images"
-        )
+    known, trace = record["fingerprint"], record.get("trace")
+    if trace and trace["names"] == _digest(tensors):
+        places = len(TRACED_PLACES)
+        now, then = (_values(entry["values"]).reshape(-1, places) for entry in (_trace(tensors), trace))
+        precision = max(record["precision"], _precision(tensors))
+        different = ~_close(now, then, precision).all(axis=1)
+        changed = [name for name, differs in zip(sorted(tensors), different, strict=True) if differs]
+        return Differences(config, changed, len(tensors))
+    present = {name: tensor for name, tensor in tensors.items() if name in known}
+    precision = max(record["precision"], _precision(present))
+    now = {name: np.asarray(number) for name, number in _numbers(present).items()}
+    changed = [name for name, number in now.items() if not _close(number, np.asarray(known[name]), precision)]
+    return Differences(config, changed, len(present))
 
 
 def _structure(denoiser: ModelMixin) -> dict[str, Any]:
@@ -73,18 +120,20 @@ def _structure(denoiser: ModelMixin) -> dict[str, Any]:
 
 
 def _tensors(denoiser: ModelMixin) -> dict[str, Tensor]:
-    """The teacher's own matrices and filters under the names that they have without adapters."""
+    """The teacher's own matrices and filters that are in reach, under the names that they have without adapters."""
     return {
         name.replace(".base_layer.", "."): parameter.detach()
         for name, parameter in nn.Module.named_parameters(denoiser)
-        if parameter.dim() > 1 and parameter.is_floating_point() and not any(part in name for part in NOT_TEACHERS)
+        if parameter.dim() > 1
+        and parameter.is_floating_point()
+        and not parameter.is_meta
+        and not any(part in name for part in NOT_TEACHERS)
     }
 
 
-def _sample(denoiser: ModelMixin) -> dict[str, Tensor]:
+def _sample(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Some of them, evenly over the sorted names."""
-    tensors = _tensors(denoiser)
-    names = sorted(name for name, tensor in tensors.items() if not tensor.is_meta)
+    names = sorted(tensors)
     chosen = sorted({round(place * (len(names) - 1) / (SAMPLED_TENSORS - 1)) for place in range(SAMPLED_TENSORS)})
     return {names[index]: tensors[names[index]] for index in chosen if names}
 
@@ -95,5 +144,27 @@ def _numbers(tensors: Mapping[str, Tensor]) -> Fingerprint:
     return {name: number.float().item() for name, number in middle.items()}
 
 
-def _close(number: float, other: float, precision: float) -> bool:
-    return abs(number - other) <= precision * max(abs(number), abs(other)) + SMALLEST_STEP
+def _trace(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    values = [
+        torch.stack([tensor.reshape(-1)[int(place * tensor.numel())] for place in TRACED_PLACES]).float()
+        for tensor in (tensors[name] for name in sorted(tensors))
+    ]
+    together = torch.cat([value.cpu() for value in values]) if values else torch.empty(0)
+    raw = together.numpy().astype("<f4").tobytes()
+    return {"names": _digest(tensors), "values": base64.b64encode(raw).decode()}
+
+
+def _values(encoded: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(encoded), "<f4").astype(np.float64)
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    return hashlib.blake2b("\n".join(sorted(tensors)).encode(), digest_size=8).hexdigest()
+
+
+def _precision(tensors: Mapping[str, Tensor]) -> float:
+    return max((torch.finfo(tensor.dtype).eps for tensor in tensors.values()), default=0.0)
+
+
+def _close(numbers: np.ndarray, others: np.ndarray, precision: float) -> np.ndarray:
+    return np.abs(numbers - others) <= precision * np.maximum(np.abs(numbers), np.abs(others)) + SMALLEST_STEP

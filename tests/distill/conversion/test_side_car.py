@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from deltaconv_distill import DeltaConvFusion
+from deltaconv_distill.conversion.teacher_record import describe_teacher, differences_from
 from diffusers import AnimateDiffPipeline, DiffusionPipeline, MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from diffusers.training_utils import EMAModel
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
@@ -114,7 +115,8 @@ def test_teacher_is_remembered(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     )
     assert not warnings_of(caplog)
     DeltaConvFusion.from_pretrained(tmp_path / "fusion").attach(tiny_sd_unet(seed=1))
-    assert "made for a UNet2DConditionModel with other weights: of 32 that were compared " in caplog.text
+    matrices = sum(parameter.dim() > 1 for parameter in tiny_sd_unet().parameters())
+    assert f"made for a UNet2DConditionModel with other weights: of {matrices} weights that were " in caplog.text
     tuned = tiny_sd_unet(seed=0)
     with torch.no_grad():
         for parameter in tuned.parameters():
@@ -126,6 +128,38 @@ def test_teacher_is_remembered(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     with pytest.raises(ValueError, match="another configuration: use_linear_projection is True, was False"):
         DeltaConvFusion.from_pretrained(tmp_path / "fusion").attach(other)
     assert DeltaConvFusion.attached_to(other) is None
+
+
+def test_one_changed_matrix_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whichever it is, in a teacher of 16 bits as well, and named."""
+    for dtype in (torch.float32, torch.float16):
+        record = describe_teacher(tiny_sd_unet().to(dtype))
+        unet = tiny_sd_unet()
+        assert not differences_from(unet, record).weights
+        for name, parameter in unet.named_parameters():
+            if parameter.dim() > 1:
+                before = parameter.data.clone()
+                parameter.data.mul_(1.01)
+                differences = differences_from(unet, record)
+                assert differences.weights == [name]
+                assert str(differences).endswith(f" 1 differ ({name}, …)")
+                parameter.data.copy_(before)
+
+
+def test_record_of_an_earlier_release_is_compared_as_far_as_it_goes() -> None:
+    record = describe_teacher(tiny_sd_unet(seed=0))
+    del record["trace"]
+    assert not differences_from(tiny_sd_unet(seed=0), record).weights
+    differences = differences_from(tiny_sd_unet(seed=1), record)
+    assert differences.compared == len(record["fingerprint"]) == 32
+    assert len(differences.weights) > 28
+
+
+def test_record_survives_json_and_is_small() -> None:
+    record = describe_teacher(tiny_sd_unet())
+    assert json.loads(json.dumps(record)) == record
+    matrices = sum(parameter.dim() > 1 for parameter in tiny_sd_unet().parameters())
+    assert len(record["trace"]["values"]) == pytest.approx(16 * matrices, abs=4)  # 3 numbers of 4 bytes in base64
 
 
 def test_side_car_without_a_record_attaches_in_silence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

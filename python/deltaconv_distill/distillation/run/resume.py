@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,13 +11,16 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from diffusers import ModelMixin
 from diffusers.training_utils import EMAModel
 
 from ...conversion import DeltaConvFusion
+from ...conversion.side_car import CONFIG
+from ...conversion.teacher_record import differences_from
 from ..config import DistillConfig
 from ..data.example_stream import ExampleStream
 from ..data.shard_stream import ShardStream
-from .checkpoint import CheckpointError, find_checkpoint, load_state
+from .checkpoint import FUSION_FOLDER, CheckpointError, find_checkpoint, load_state
 from .identity import RunIdentity
 from .parallel import gathered, random_state, restore_random_state, spread_like, spread_optimizer_state
 
@@ -78,6 +82,17 @@ def checkpoint_to_resume(config: DistillConfig) -> Path | None:
     if path is None:
         logger.warning("no checkpoint in %s: starting from step 0", folder)
     return path
+
+
+def refuse_another_teacher(denoiser: ModelMixin, path: Path) -> None:
+    """Raises CheckpointError where the run that wrote the checkpoint at `path` had another teacher."""
+    config = json.loads((path / FUSION_FOLDER / CONFIG).read_text(encoding="utf-8"))
+    differences = differences_from(denoiser, config.get("teacher"))
+    if differences.config or differences.weights:
+        raise CheckpointError(
+            f"{path}: was written with another teacher: {differences}; to train its blocks for this one, start a new "
+            "run from its fusion"
+        )
 
 
 def restore_state(state: RunState, identity: RunIdentity, accelerator: Accelerator, path: Path) -> None:

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 
 from ...conversion import DeltaConvFusion
+from ...conversion.teacher_record import record_teacher
 from ..config import DistillConfig
 from ..data.batches import Batch
 from ..data.examples import Examples
@@ -24,7 +25,7 @@ from ..run.outputs import Outputs
 from ..run.parallel import Losses, LossModule, agreed, make_accelerator, prepare, refuse_unfit_settings
 from ..run.progress import TrainingBar
 from ..run.records import StepRecord
-from ..run.resume import RunState, checkpoint_to_resume, collect_state, restore_state
+from ..run.resume import RunState, checkpoint_to_resume, collect_state, refuse_another_teacher, restore_state
 from ..run.run_folder import RunFolder
 from ..task import DenoisingTask
 from .layer_local import attention_calls, fit_projections, local_loss
@@ -56,7 +57,7 @@ class Distiller:
         ValueError: the blocks are not float32, a setting does not fit the way of launching, or the scheduler has no
             betas or a prediction type that is neither epsilon nor v_prediction.
         RunFolderError: the output directory holds what training would replace.
-        CheckpointError: the checkpoint to resume from is damaged.
+        CheckpointError: the checkpoint to resume from is damaged, or its run had another teacher.
     """
 
     def __init__(
@@ -76,6 +77,9 @@ class Distiller:
         on_cpu = self.task.denoiser.device.type == "cpu"
         self.accelerator = accelerator or make_accelerator(config, cpu=on_cpu)
         refuse_unfit_settings(self.accelerator, config)
+        if checkpoint:
+            refuse_another_teacher(self.task.denoiser, checkpoint)
+        record_teacher(fusion, self.task.denoiser)  # before its weights are stored in another type
         self.precision = Precision(config, self.accelerator.device.type)
         prepare_weights(pipe, fusion, config, self.accelerator.device)
         self.stream = open_stream(examples, config, self.task.num_timesteps, self.accelerator)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from deltaconv_distill import DeltaConvFusion
-from deltaconv_distill.distillation import CachedExamples, CheckpointError, PipelineEncoder
+from deltaconv_distill.distillation import CachedExamples, CheckpointError, DistillConfig, Distiller, PipelineEncoder
 from deltaconv_distill.distillation.run import checkpoint
 from distilling import RandomImages, make_distiller
 from tiny_pipelines import tiny_sd
@@ -46,6 +46,30 @@ def test_a_resumed_run_has_the_same_bits_as_an_uninterrupted_one(tmp_path, optio
     _assert_same_tensors(_moments(whole), _moments(resumed))
     lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 7
+
+
+@pytest.mark.parametrize("dtype", ["no", "bf16"])
+def test_a_run_goes_on_with_its_own_teacher_only(tmp_path, dtype):
+    settings = {"output_dir": str(tmp_path), "mixed_precision": dtype, "frozen_precision": dtype, "max_train_steps": 1}
+    make_distiller(**settings).train()
+    settings |= {"max_train_steps": 2, "resume_from_checkpoint": "latest"}
+    with pytest.raises(CheckpointError, match=r"checkpoint-1: was written with another teacher: of \d+ weights"):
+        make_distiller(tiny_sd(seed=1), **settings)
+    assert make_distiller(tiny_sd(seed=0), **settings).step == 1
+
+
+def test_blocks_that_are_trained_for_another_teacher_remember_it(tmp_path, caplog):
+    DeltaConvFusion.convert(tiny_sd(seed=0), kernel_size=3).save_pretrained(tmp_path / "first")
+    pipe = tiny_sd(seed=1)
+    fusion = DeltaConvFusion.from_pretrained(tmp_path / "first").attach(pipe)
+    assert "with other weights" in caplog.text
+    examples = CachedExamples(RandomImages(), PipelineEncoder(pipe))
+    Distiller(pipe, fusion, examples, DistillConfig(max_train_steps=1, output_dir=str(tmp_path / "run"))).train()
+    caplog.clear()
+    DeltaConvFusion.from_pretrained(tmp_path / "run" / "fusion").attach(tiny_sd(seed=1))
+    assert "with other weights" not in caplog.text
+    DeltaConvFusion.from_pretrained(tmp_path / "run" / "fusion").attach(tiny_sd(seed=0))
+    assert "with other weights" in caplog.text
 
 
 def test_the_loss_scale_and_every_generator_are_restored(tmp_path):
