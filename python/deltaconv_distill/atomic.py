@@ -51,6 +51,17 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     _flush(target.parent)
 
 
+def obstacle_to_folder(path: str | os.PathLike[str]) -> str | None:
+    """Why no file can be written into the folder `path`, which may be still to be made; None where it can."""
+    folder = Path(path).absolute()
+    existing = next(place for place in (folder, *folder.parents) if place.exists() or place.is_symlink())
+    if not existing.is_dir():
+        return f"{existing} is a file" if existing.exists() else f"{existing} is a link to nothing"
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return f"{existing} is not writable"
+    return None
+
+
 def _partial_name(target: Path) -> Path:
     return target.with_name(f".{target.name}.{os.getpid()}.partial")
 

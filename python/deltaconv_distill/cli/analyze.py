@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
 from .pipelines import EMBEDDED, add_model_flags, load_pipeline
+from .places import add_device_flag, chosen_device, require_folder
 
 if TYPE_CHECKING:
     from ..analysis import Profile
@@ -44,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max_kernel_size", type=int, default=Rule.max_kernel_size, help="the largest K to propose")
     parser.add_argument("--ablate", action="store_true", help="also replace attention by windows, and see what changes")
+    add_device_flag(parser)
     parser.add_argument(
         "--output", type=Path, default=Path("analysis"), help=f"folder for {PROFILE_FILE}, {REPORT_FILE}"
     )
@@ -68,7 +70,9 @@ def run(options: argparse.Namespace) -> None:
         rule = Rule(share=options.share, max_kernel_size=options.max_kernel_size)
     except ValueError as error:
         raise UserError(f"--{error}") from error
-    pipe = load_pipeline(options.model, "--model", options)
+    require_folder("--output", options.output)
+    device = chosen_device(options)
+    pipe = load_pipeline(options.model, "--model", options).to(device)
     try:
         profile = analyze(pipe, generation, sampling, rule)
         if options.ablate:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .errors import UserError
 from .pipelines import add_model_flags, load_pipeline
+from .places import add_device_flag, chosen_device, require_folder
 from .training_data import IMAGE_SOURCES, add_image_flags, open_images, require_one_source
 
 DTYPES = ("float16", "bfloat16", "float32")
@@ -22,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_image_flags(parser)
     parser.add_argument("--output_dir", required=True, help="the cache's folder; an unfinished one is continued")
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="what latents and embeddings are stored in")
-    parser.add_argument("--device", help="where to encode; unless given, the GPU if there is one")
+    add_device_flag(parser)
     parser.add_argument("--dataloader_num_workers", type=int, default=0, help="threads that decode images ahead")
 
 
@@ -32,8 +33,9 @@ def run(options: argparse.Namespace) -> None:
     from ..distillation import DataError, PipelineEncoder, write_cache
 
     require_one_source(options, IMAGE_SOURCES)
+    require_folder("--output_dir", options.output_dir)
+    device = chosen_device(options)
     pipe = load_pipeline(options.pretrained_teacher_model, "--pretrained_teacher_model", options)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         images = open_images(options)
         encoder = PipelineEncoder(pipe.to(device))

@@ -28,26 +28,27 @@ DEFAULTS = {
 
 def add_conversion_flags(parser: argparse.ArgumentParser) -> None:
     """Those arguments of `DeltaConvFusion.convert` that a command line can give."""
-    parser.add_argument(
+    group = parser.add_argument_group("new blocks", "not with --fusion, whose blocks are made")
+    group.add_argument(
         "--kernel_size",
         default=DEFAULTS["kernel_size"],
         help="'auto' (the model's preset), one odd number for every layer, or a JSON file with {layer: number}",
     )
-    parser.add_argument(
+    group.add_argument(
         "--init",
         choices=("attention", "random"),
         default=DEFAULTS["init"],
         help="start the blocks from what the attentions do, or from random weights",
     )
-    parser.add_argument("--profile", help="profile.json of `deltaconv analyze`: kernel sizes, and where to start from")
-    parser.add_argument(
+    group.add_argument("--profile", help="profile.json of `deltaconv analyze`: kernel sizes, and where to start from")
+    group.add_argument(
         "--exclude", nargs="+", metavar="LAYER", help="self-attentions to leave alone, by name or pattern (up_blocks.*)"
     )
-    parser.add_argument("--only", nargs="+", metavar="LAYER", help="self-attentions to replace, instead of all")
-    parser.add_argument(
+    group.add_argument("--only", nargs="+", metavar="LAYER", help="self-attentions to replace, instead of all")
+    group.add_argument(
         "--gate", choices=("scaled", "sigmoid"), help="of the blocks; unless given, the paper's for this kind of model"
     )
-    parser.add_argument(
+    group.add_argument(
         "--expansion", type=float, default=DEFAULTS["expansion"], help="a block's inner width over the layer's channels"
     )
 

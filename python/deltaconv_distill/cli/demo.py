@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+from .places import require_folder
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     if options.minutes <= 0:
         raise UserError(f"--minutes: expected a positive number, got {options.minutes:g}")
+    require_folder("--output", options.output)
     from ..demo import DemoSettings, run_demo
 
     try:

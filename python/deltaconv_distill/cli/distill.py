@@ -126,17 +126,18 @@ def _add_config_flags(parser: argparse.ArgumentParser) -> None:
     from ..distillation.config import DistillConfig
 
     # what accelerate launch was told, where the flag is not given
+    group = parser.add_argument_group("training", "by the names that diffusers' training scripts use")
     defaults = {"output_dir": DEFAULT_OUTPUT, "mixed_precision": os.environ.get("ACCELERATE_MIXED_PRECISION", "no")}
     hints = get_type_hints(DistillConfig)
     for field in fields(DistillConfig):
         flag, help, hint = f"--{field.name}", field.metadata["help"], hints[field.name]
         default = defaults.get(field.name, field.default)
         if hint is bool:
-            parser.add_argument(flag, action="store_true", help=help)
+            group.add_argument(flag, action="store_true", help=help)
         elif get_origin(hint) is tuple:
-            parser.add_argument(flag, nargs="+", type=get_args(hint)[0], default=default, help=help)
+            group.add_argument(flag, nargs="+", type=get_args(hint)[0], default=default, help=help)
         else:
-            parser.add_argument(flag, type=_scalar(hint), default=default, help=help)
+            group.add_argument(flag, type=_scalar(hint), default=default, help=help)
 
 
 def _value(options: argparse.Namespace, name: str) -> Any:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from .errors import UserError, flagged
 from .pipelines import add_model_flags, attach_fusion, load_pipeline
+from .places import add_device_flag, chosen_device, require_file
 from .training_data import IMAGE_SOURCES, add_image_flags, open_images, require_one_source
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a diffusers pipeline directory or id, a checkpoint file, or 'embedded'",
     )
     add_model_flags(parser)
-    parser.add_argument("--fusion", required=True, help="the folder of a saved fusion")
+    parser.add_argument("--fusion", required=True, help="the folder of a saved fusion, or of a run")
     add_image_flags(parser)
     parser.add_argument("--examples", type=int, default=64, help="examples at each timestep")
     parser.add_argument("--timesteps", type=int, default=10, help="timesteps, evenly spaced")
@@ -54,13 +55,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--inception_weights", help="torch-fidelity's Inception weights, for FID")
     parser.add_argument("--clip_model", help="a folder with a CLIP model of transformers, for the CLIP score")
     parser.add_argument("--dino_model", help="a folder with a DINOv2 model of transformers, for FDD")
-    parser.add_argument("--device", help="where to run; unless given, the GPU if there is one")
+    add_device_flag(parser)
     parser.add_argument("--output", help="write every figure to this JSON file")
 
 
 def run(options: argparse.Namespace) -> None:
-    import torch
-
     from ..atomic import atomic_file
     from ..distillation import DataError, EncodedOnTheFly, PipelineEncoder
     from ..distillation.evaluation.evaluate import EvaluationSettings, evaluate
@@ -68,8 +67,8 @@ def run(options: argparse.Namespace) -> None:
     _check(options)
     _check_weights(options)
     require_one_source(options, IMAGE_SOURCES)
-    pipe = load_pipeline(options.pretrained_teacher_model, "--pretrained_teacher_model", options)
-    pipe = pipe.to(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = chosen_device(options)
+    pipe = load_pipeline(options.pretrained_teacher_model, "--pretrained_teacher_model", options).to(device)
     fusion = attach_fusion(pipe, options.fusion)
     settings = EvaluationSettings(**{entry.name: getattr(options, entry.name) for entry in fields(EvaluationSettings)})
     try:
@@ -92,6 +91,10 @@ def _check(options: argparse.Namespace) -> None:
             raise UserError(f"--{name}: expected at least 1, got {getattr(options, name)}")
     if options.images < 0 or options.images == 1:
         raise UserError(f"--images: expected 0, or at least 2 for distances, got {options.images}")
+    if (options.height is None) != (options.width is None):
+        raise UserError("--height, --width: expected both or neither")
+    if options.output:
+        require_file("--output", options.output)
 
 
 def _check_weights(options: argparse.Namespace) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 from .errors import UserError
 from .pipelines import DTYPES
 
+PLAN_DEFAULTS = {"kernel_size": 9, "factors": "1,2", "dtype": "float32", "block": False, "gpu": None}
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -23,14 +25,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     plan = parser.add_argument_group("the CUDA backend's launch plan for a problem, instead")
     plan.add_argument("--shape", help="B,H,W,C of the operator's input, such as 2,64,64,320")
-    plan.add_argument("--kernel_size", type=int, default=9, help="odd, 1 to 31")
-    plan.add_argument("--factors", default="1,2", help="reduction factors of the stages, separated by commas")
-    plan.add_argument("--dtype", choices=DTYPES, default="float32")
+    plan.add_argument("--kernel_size", type=int, help="odd, 1 to 31")
+    plan.add_argument("--factors", help="reduction factors of the stages, separated by commas")
+    plan.add_argument("--dtype", choices=DTYPES, help="of the input and the weights")
     plan.add_argument("--block", action="store_true", help="of a whole block at inference; C is then the model's width")
     plan.add_argument("--gpu", help="a100, rtx4090, h100, h200, b200 or rtx5090 (default: this machine's, else h200)")
+    parser.set_defaults(**PLAN_DEFAULTS)
 
 
 def run(options: argparse.Namespace) -> None:
+    _refuse_ignored(options)
     if options.check:
         from deltaconv_kernels.check import print_check
 
@@ -44,6 +48,16 @@ def run(options: argparse.Namespace) -> None:
     print(json.dumps(facts, indent=2) if options.json else format_facts(facts))
 
 
+def _refuse_ignored(options: argparse.Namespace) -> None:
+    """Flags that the answer would take no notice of."""
+    asked = [name for name in ("json", "check", "shape") if getattr(options, name)]
+    if len(asked) > 1:
+        raise UserError(f"{', '.join(f'--{name}' for name in asked)}: expected one of them at most")
+    given = [f"--{name}" for name, default in PLAN_DEFAULTS.items() if getattr(options, name) != default]
+    if given and not options.shape:
+        raise UserError(f"{', '.join(given)}: expected --shape with it")
+
+
 def explain_plan(options: argparse.Namespace) -> str:
     import torch
 
@@ -52,14 +66,21 @@ def explain_plan(options: argparse.Namespace) -> str:
     explain = explain_block_plan if options.block else explain_cuda_plan
     try:
         return explain(
-            parse_numbers(options.shape),
+            _numbers_of(options, "shape"),
             options.kernel_size,
-            parse_numbers(options.factors),
+            _numbers_of(options, "factors"),
             getattr(torch, options.dtype),
             options.gpu or this_gpu() or "h200",
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(str(error)) from error
+
+
+def _numbers_of(options: argparse.Namespace, name: str) -> list[int]:
+    try:
+        return parse_numbers(getattr(options, name))
+    except ValueError as error:
+        raise UserError(f"--{name}: {error}") from error
 
 
 def parse_numbers(text: str) -> list[int]:

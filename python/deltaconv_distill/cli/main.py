@@ -23,15 +23,18 @@ COMMANDS = {
     "info": "show versions, CPU, GPU and which backends can run here",
 }
 USER_MISTAKE, INTERRUPTED = 2, 130
-# A disk that is full, over its quota or not to be written to, whatever was being written.
-DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+# Whatever was being written: the disk is full, over its quota or not to be written to, or something stands in the way.
+DISK_FAULTS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+)
 
 
 class DefaultsHelp(argparse.ArgumentDefaultsHelpFormatter):
     """Shows defaults that say something: not those of switches, nor of flags whose help says what happens without."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.default is False:
+        if action.default in (None, False, ()):
             return action.help
         return super()._get_help_string(action)
 
@@ -59,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         if options.traceback:
             raise
-        print(f"deltaconv {command}: {error}", file=sys.stderr)
+        print(f"deltaconv {command}: {_with_dashes(str(error), options)}", file=sys.stderr)
         return USER_MISTAKE
     except KeyboardInterrupt as error:
         print(f"deltaconv {command}: {str(error) or 'interrupted'}", file=sys.stderr)
@@ -70,6 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"deltaconv {command}: {error}", file=sys.stderr)
         return USER_MISTAKE
     return 0
+
+
+def _with_dashes(message: str, options: argparse.Namespace) -> str:
+    """The library's errors begin with the name of a setting, "name: …"; here it is a flag."""
+    name = message.partition(":")[0]
+    return f"--{message}" if name in vars(options) and name != "data" else message
 
 
 def _top_parser() -> argparse.ArgumentParser:

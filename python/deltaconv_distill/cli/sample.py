@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .errors import UserError
 from .pipeline_parts import load_lora, replace_scheduler
 from .pipelines import DTYPES, EMBEDDED, add_model_flags, attach_fusion, attach_saved, load_pipeline
+from .places import add_device_flag, chosen_device, require_folder
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -53,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("samples"), help="folder for the PNG files, or a file for a single image"
     )
-    parser.add_argument("--device", help="such as cuda or cpu; a GPU where there is one, if not given")
+    add_device_flag(parser)
     parser.add_argument("--dtype", choices=DTYPES, help="bfloat16 on a GPU and float32 on a CPU, if not given")
     sizes = parser.add_argument_group("size", "far beyond its own size a model generates small, enlarges, and refines")
     sizes.add_argument("--height", type=int, help="in pixels; the model's own size where not given")
@@ -108,13 +109,9 @@ def _load(options: argparse.Namespace) -> DiffusionPipeline:
     """The model as it is saved, on its device."""
     import torch
 
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = options.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
-    pipe = load_pipeline(options.model, "--model", options, getattr(torch, dtype))
-    try:
-        return pipe.to(device)
-    except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without CUDA
-        raise UserError(f"--device: cannot use {device!r} ({error})") from error
+    device = chosen_device(options)
+    dtype = options.dtype or ("bfloat16" if device.type == "cuda" else "float32")
+    return load_pipeline(options.model, "--model", options, getattr(torch, dtype)).to(device)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -142,6 +139,7 @@ def _check_output(output: Path, images: int) -> None:
         output = output.parent
     if output.exists() and not output.is_dir():
         raise UserError(f"--output: expected a folder, or a file that ends in {', '.join(IMAGE_FILES)}, got {output}")
+    require_folder("--output", output)
 
 
 def _prepare(pipe: DiffusionPipeline, options: argparse.Namespace) -> DeltaConvFusion | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from .errors import UserError
@@ -18,10 +19,26 @@ if TYPE_CHECKING:
 
 IMAGE_SOURCES = ("train_data_dir", "dataset_name")
 TRAINING_SOURCES = (*IMAGE_SOURCES, "train_shards", "cached_data_dir")
+FRAMED_SOURCES = (*IMAGE_SOURCES, "train_shards")
+# By flag: its default, and the sources for which it says something. The embedded images are of one size and captioned.
+READ_FROM = {
+    "dataset_config_name": (None, ("dataset_name",)),
+    "image_column": ("image", ("dataset_name",)),
+    "caption_column": ("text", FRAMED_SOURCES),
+    "max_bad_pictures": (100, FRAMED_SOURCES),
+    "resolution": (512, FRAMED_SOURCES),
+    "max_aspect_ratio": (1.0, FRAMED_SOURCES),
+    "shuffle_buffer": (1000, ("train_shards",)),
+    "cache_latents": (False, IMAGE_SOURCES),
+}
 
 
 def add_image_flags(parser: argparse.ArgumentParser) -> None:
     """Flags for pictures that are in reach by index."""
+    _add_image_flags(parser.add_argument_group("pictures", f"exactly one of {_flags(IMAGE_SOURCES)}"))
+
+
+def _add_image_flags(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument("--train_data_dir", help="a folder of captioned images, or 'embedded'")
     parser.add_argument(
         "--dataset_name", help="a data set of the datasets library: a save_to_disk folder, a local script or a hub id"
@@ -30,7 +47,7 @@ def add_image_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image_column", default="image", help="the column of pictures in --dataset_name")
     parser.add_argument("--caption_column", default="text", help="the column, or entry of .json files, with captions")
     parser.add_argument(
-        "--max_bad_pictures", type=int, default=100, help="pictures that cannot be used and are left out; more end it"
+        "--max_bad_pictures", type=int, default=100, help="so many that cannot be used are left out; one more ends it"
     )
     parser.add_argument("--resolution", type=int, default=512, help="images are resized and cropped to this square")
     parser.add_argument(
@@ -43,13 +60,14 @@ def add_image_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
     """Those, and what only training reads."""
-    add_image_flags(parser)
-    parser.add_argument(
+    group = parser.add_argument_group("training data", f"exactly one of {_flags(TRAINING_SOURCES)}")
+    _add_image_flags(group)
+    group.add_argument(
         "--train_shards", help="webdataset shards, streamed: paths with {000..123} ranges, http(s) addresses or pipe:…"
     )
-    parser.add_argument("--shuffle_buffer", type=int, default=1000, help="samples of a shard that are mixed")
-    parser.add_argument("--cached_data_dir", help="what `deltaconv cache` wrote")
-    parser.add_argument(
+    group.add_argument("--shuffle_buffer", type=int, default=1000, help="samples of a shard that are mixed")
+    group.add_argument("--cached_data_dir", help="what `deltaconv cache` wrote")
+    group.add_argument(
         "--cache_latents", action="store_true", help="encode every image and caption once and keep them in memory"
     )
 
@@ -121,8 +139,20 @@ def _framer(options: argparse.Namespace) -> Framer:
 
 
 def require_one_source(options: argparse.Namespace, names: tuple[str, ...]) -> None:
-    """Raises UserError where none or several of these flags are given."""
+    """Raises UserError where none or several of these flags are given, or others that the one given leaves unread."""
     given = [name for name in names if getattr(options, name)]
     if len(given) != 1:
-        flags = ", ".join(f"--{name}" for name in names)
-        raise UserError(f"{flags}: expected exactly one of them, got {', '.join(given) or 'none'}")
+        raise UserError(f"{_flags(names)}: expected exactly one of them, got {_flags(given) or 'none'}")
+    embedded = options.train_data_dir == EMBEDDED
+    ignored = [
+        name
+        for name, (default, sources) in READ_FROM.items()
+        if getattr(options, name, default) != default
+        and (given[0] not in sources or (embedded and name != "cache_latents"))
+    ]
+    if ignored:
+        raise UserError(f"{_flags(ignored)}: not with --{given[0]}{' embedded' if embedded else ''}, which has its own")
+
+
+def _flags(names: Iterable[str]) -> str:
+    return ", ".join(f"--{name}" for name in names)

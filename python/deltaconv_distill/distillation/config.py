@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,7 +50,7 @@ class DistillConfig:
     adam_epsilon: float = setting(1e-8, "AdamW's epsilon")
     use_8bit_adam: bool = setting(False, "keep AdamW's moments in 8 bits; needs bitsandbytes")
     max_grad_norm: float = setting(1.0, "clip the gradient's norm to this")
-    lr_scheduler: str = setting("constant_with_warmup", "the learning rate's schedule, one of diffusers'")
+    lr_scheduler: str = setting("constant_with_warmup", f"the learning rate's schedule: {', '.join(LR_SCHEDULERS)}")
     lr_warmup_steps: int = setting(500, "steps over which the learning rate rises from 0")
     lr_num_cycles: int = setting(1, "restarts of lr_scheduler cosine_with_restarts")
     lr_power: float = setting(1.0, "exponent of lr_scheduler polynomial")
@@ -101,6 +102,8 @@ class DistillConfig:
     validation_resolution: int | None = setting(None, "side of the images in the grid; unset: the model's own")
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            self._require(name, not isinstance(value, float) or math.isfinite(value), "a finite number")
         for name in AT_LEAST_ONE:
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("learning_rate", "max_grad_norm", "adam_epsilon", "lr_power"):

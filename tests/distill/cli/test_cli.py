@@ -16,6 +16,9 @@ from distilling import CAPTIONS, RandomImages
 from PIL import Image
 from tiny_pipelines import tiny_sd
 
+TEACHER = ("--pretrained_teacher_model", "MODEL")
+EVALUATE = ("evaluate", *TEACHER, "--fusion", "nowhere", "--train_data_dir", "embedded")
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
@@ -51,7 +54,7 @@ def test_every_command_explains_itself(command, capsys):
     assert exit.value.code == 0
     explained = capsys.readouterr().out
     assert f"usage: deltaconv {command}" in explained
-    assert not re.search(r"default:\s+(None|False)", explained)
+    assert not re.search(r"default:\s+(None|False|\(\))", explained)
 
 
 def test_info_as_json(capsys):
@@ -136,7 +139,7 @@ def test_distil_resume_and_sample(model, folder, tmp_path):
         ),
         (["demo", "--minutes", "0"], "--minutes: expected a positive number, got 0"),
         (["demo", "--output", "FOLDER"], "--output: expected a new folder or an earlier demo's"),
-        (["distill", "--train_data_dir", "nowhere"], "train_data_dir: expected a folder of images, got 'nowhere'"),
+        (["distill", "--train_data_dir", "nowhere"], "--train_data_dir: expected a folder of images, got 'nowhere'"),
         (
             ["distill", "--train_data_dir", "FOLDER", "--learning_rate", "-1"],
             "--learning_rate: expected a positive number",
@@ -149,8 +152,34 @@ def test_distil_resume_and_sample(model, folder, tmp_path):
         (["distill"], "--cached_data_dir: expected exactly one of them, got none"),
         (["distill", "--train_data_dir", "FOLDER", "--profile", "gone.json"], "--profile: 'gone.json' cannot be read"),
         (["distill", "--train_data_dir", "FOLDER", "--max_aspect_ratio", "0"], "max_aspect_ratio: expected at least 1"),
-        (["distill", "--cached_data_dir", "FOLDER"], "no complete cache here: plan.json is missing"),
-        (["distill", "--train_shards", "gone.tar", "--stage1_repeats", "2"], "--stage1_repeats: expected 1"),
+        (
+            ["distill", "--cached_data_dir", "FOLDER", "--resolution", "512"],
+            "no complete cache here: plan.json is missing",
+        ),
+        (["distill", "--train_shards", "pipe:false", "--stage1_repeats", "2"], "--stage1_repeats: expected 1"),
+        (["distill", "--train_shards", "gone{0..3}.tar"], "--train_shards: no such file: gone0.tar and 3 more"),
+        (["distill", "--train_shards", "pipe:false", "--cache_latents"], "--cache_latents: not with --train_shards"),
+        (["distill", "--train_data_dir", "FOLDER", "--shuffle_buffer", "9"], "--shuffle_buffer: not with --train_data"),
+        (["distill", "--train_data_dir", "embedded"], "--resolution: not with --train_data_dir embedded, which has"),
+        (
+            ["distill", "--train_data_dir", "FOLDER", "--learning_rate", "inf"],
+            "--learning_rate: expected a finite numb",
+        ),
+        (["distill", "--train_data_dir", "FOLDER", "--output_dir", "file/run"], "--output_dir: expected a folder that"),
+        (["sample", "--prompt", "x", "--device", "abacus"], "--device: cannot use 'abacus' (Expected one of cpu, cuda"),
+        (["sample", "--prompt", "x", "--device", "meta"], "--device: cannot use 'meta' ("),
+        (["sample", "--prompt", "x", "--output", "file/samples"], "--output: expected a folder that can be written to"),
+        (["analyze", "--device", "abacus"], "--device: cannot use 'abacus'"),
+        (["analyze", "--output", "file"], "file is a file"),
+        (["demo", "--output", "file"], "file is a file"),
+        (["cache", *TEACHER, "--train_data_dir", "FOLDER", "--output_dir", "file"], "--output_dir: expected a folder"),
+        (["cache", *TEACHER, "--train_data_dir", "FOLDER", "--output_dir", "c", "--device", "abacus"], "--device: "),
+        ([*EVALUATE, "--output", "FOLDER"], "--output: expected a file, "),
+        ([*EVALUATE, "--device", "abacus"], "--device: cannot use 'abacus'"),
+        ([*EVALUATE, "--height", "64"], "--height, --width: expected both or neither"),
+        (["info", "--gpu", "h100"], "--gpu: expected --shape with it"),
+        (["info", "--json", "--check"], "--json, --check: expected one of them at most"),
+        (["info", "--shape", "1,2,x"], "--shape: expected numbers separated by commas, got '1,2,x'"),
         (["distill", "--train_data_dir", "FOLDER", "--report_to", "paper"], "--report_to: expected one of"),
         (
             ["distill", "--train_data_dir", "FOLDER", "--resume_from_checkpoint", "gone"],
@@ -161,9 +190,11 @@ def test_distil_resume_and_sample(model, folder, tmp_path):
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(arguments, message, model, folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
     arguments = [{"MODEL": model, "FOLDER": folder}.get(argument, argument) for argument in arguments]
     if arguments[0] == "distill":
-        arguments += ["--pretrained_teacher_model", model, "--resolution", "16"]
+        arguments += ["--pretrained_teacher_model", model]
+        arguments += [] if "--resolution" in arguments else ["--resolution", "16"]
         arguments += [] if "--kernel_size" in arguments else ["--kernel_size", "3"]
     assert main(arguments) == 2
     error = capsys.readouterr().err

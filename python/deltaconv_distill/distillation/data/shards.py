@@ -12,6 +12,7 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,6 +57,9 @@ class ShardedImages:
     def __post_init__(self) -> None:
         if not self.shards:
             raise DataError(f"train_shards: no shards in {self.urls!r}")
+        if not any(":" in url or Path(url).exists() for url in self.shards):  # a colon: an address, or pipe:command
+            others = f" and {len(self.shards) - 1} more" if len(self.shards) > 1 else ""
+            raise DataError(f"train_shards: no such file: {self.shards[0]}{others}")
 
     @property
     def shards(self) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ...atomic import atomic_file
+from ...atomic import atomic_file, obstacle_to_folder
 from ...conversion import DeltaConvFusion
 from ...conversion.side_car import is_side_car
 from ..config import DistillConfig
@@ -40,8 +40,8 @@ class RunFolder:
         checkpoint: what the run goes on from; None for one that starts.
 
     Raises:
-        RunFolderError: the folder is a file, holds a fusion/ that no run wrote, or, unless `overwrite_output_dir` gives
-            it up, what another run or the later part of this one left.
+        RunFolderError: the folder is a file or cannot be written to, holds a fusion/ that no run wrote, or, unless
+            `overwrite_output_dir` gives it up, what another run or the later part of this one left.
     """
 
     def __init__(self, config: DistillConfig, checkpoint: Path | None) -> None:
@@ -98,10 +98,12 @@ class RunFolder:
 
     def _refuse_used(self) -> None:
         folder = self.path
-        if folder is None or not folder.exists():
+        if folder is None:
             return
-        if not folder.is_dir():
-            raise RunFolderError(f"output_dir: expected a folder, {folder} is a file")
+        if obstacle := obstacle_to_folder(folder):
+            raise RunFolderError(f"output_dir: expected a folder that can be written to, {obstacle}")
+        if not folder.exists():
+            return
         fusion = folder / FUSION_FOLDER
         if fusion.exists() and not is_side_car(fusion, DeltaConvFusion.__name__):
             raise RunFolderError(

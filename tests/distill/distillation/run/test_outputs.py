@@ -104,4 +104,4 @@ def test_cache_distil_and_evaluate_from_the_command_line(tmp_path, capsys):
     assert main([*arguments, "--clip_model", "/nowhere"]) == 2
     assert "--clip_model: expected a path of weights" in capsys.readouterr().err
     assert main(["distill", *teacher, "--cached_data_dir", cache, *folder]) == 2
-    assert "expected exactly one of them, got train_data_dir, cached_data_dir" in capsys.readouterr().err
+    assert "expected exactly one of them, got --train_data_dir, --cached_data_dir" in capsys.readouterr().err

@@ -87,8 +87,16 @@ def test_a_foreign_fusion_is_refused_before_training_and_never_removed(tmp_path)
 
 def test_a_file_is_no_output_directory(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunFolderError, match=r"expected a folder, .*file is a file"):
+    with pytest.raises(RunFolderError, match=r"expected a folder that can be written to, .*file is a file"):
         make_distiller(output_dir=str(tmp_path / "file"))
+    with pytest.raises(RunFolderError, match=r"expected a folder that can be written to, .*file is a file"):
+        make_distiller(output_dir=str(tmp_path / "file" / "run"))
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # for root no folder is so
+    with pytest.raises(RunFolderError, match=rf"expected a folder that can be written to, {tmp_path} is not writable"):
+        make_distiller(output_dir=str(tmp_path / "run"))
 
 
 def test_two_runs_at_once_are_one_too_many(tmp_path):
