@@ -100,17 +100,15 @@ def differences_from(denoiser: ModelMixin, record: Mapping[str, Any] | None) -> 
     ]
     known, trace = record["fingerprint"], record.get("trace")
     if trace and trace["names"] == _digest(tensors):
-        places = len(TRACED_PLACES)
-        now, then = (_values(entry["values"]).reshape(-1, places) for entry in (_trace(tensors), trace))
-        precision = max(record["precision"], _precision(tensors))
-        different = ~_close(now, then, precision).all(axis=1)
-        changed = [name for name, differs in zip(sorted(tensors), different, strict=True) if differs]
-        return Differences(config, changed, len(tensors))
-    present = {name: tensor for name, tensor in tensors.items() if name in known}
-    precision = max(record["precision"], _precision(present))
-    now = {name: np.asarray(number) for name, number in _numbers(present).items()}
-    changed = [name for name, number in now.items() if not _close(number, np.asarray(known[name]), precision)]
-    return Differences(config, changed, len(present))
+        names, places = sorted(tensors), len(TRACED_PLACES)
+        now, then = _values(_trace(tensors)["values"]), _values(trace["values"])
+    else:
+        names, places = [name for name in tensors if name in known], 1
+        tensors = {name: tensors[name] for name in names}
+        now, then = np.array([list(_numbers(tensors).values()), [known[name] for name in names]])
+    distant = ~_close(now, then, max(record["precision"], _precision(tensors)))
+    changed = [names[row] for row in distant.reshape(-1, places).any(axis=1).nonzero()[0]]
+    return Differences(config, changed, len(names))
 
 
 def _structure(denoiser: ModelMixin) -> dict[str, Any]:
@@ -167,4 +165,5 @@ def _precision(tensors: Mapping[str, Tensor]) -> float:
 
 
 def _close(numbers: np.ndarray, others: np.ndarray, precision: float) -> np.ndarray:
+    """Whether they may be one number that was rounded, each."""
     return np.abs(numbers - others) <= precision * np.maximum(np.abs(numbers), np.abs(others)) + SMALLEST_STEP
