@@ -152,7 +152,7 @@ def test_settings_of_the_encoder_are_part_of_a_caches_identity(tmp_path):
     with pytest.raises(DataError, match=r"made with latent_scale \[0.18215\], the teacher has \[0.5\]"):
         CachedOnDisk(tmp_path / "cache", PipelineEncoder(pipe))
     plan = tmp_path / "cache" / "plan.json"
-    plan.write_text(plan.read_text().replace('"format": 2', '"format": 1'))
+    plan.write_text(plan.read_text().replace('"format": 3', '"format": 2'))
     with pytest.raises(DataError, match="of an earlier format"):
         CachedOnDisk(tmp_path / "cache", PipelineEncoder(tiny_sd()))
 

@@ -6,6 +6,7 @@ Losses of float32 sums in another order differ by rounding: 1e-5 relative for th
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from deltaconv_distill import DeltaConvFusion
-from deltaconv_distill.distillation import StepRecord
+from deltaconv_distill.distillation import StepRecord, TrainingInterrupted
 from deltaconv_distill.distillation.run.checkpoint import load_state
 from distilling import make_distiller
 from shard_files import picture, write_shard
@@ -92,6 +93,15 @@ def test_accelerate_launch_deals_shards_out(tmp_path: Path) -> None:
     assert [process["data"]["taken"] for process in state["processes"]] == [2, 2]
 
 
+def test_a_signal_to_one_of_two_processes_stops_both_after_a_checkpoint(tmp_path: Path) -> None:
+    run_twice(interrupted_rank, tmp_path, COMMON)
+    for rank in (0, 1):
+        told = (tmp_path / f"rank-{rank}").read_text()
+        assert told.startswith("143: SIGTERM after step 2: saved ")
+    assert [path.name for path in (tmp_path / "ranks").glob("checkpoint-*")] == ["checkpoint-2"]
+    assert not (tmp_path / "ranks" / "fusion").exists()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({"stage1_steps": 1}, "stage1_steps, fit_batches: expected 0 under FSDP"), ({"mixed_precision": "fp16"}, "bf16")],
@@ -115,6 +125,19 @@ def resumed_rank(folder: Path, settings: dict, make: Callable) -> None:
     cut.save_checkpoint()
     cut.train_step()  # lost
     make_distiller(make(), output_dir=str(folder / "cut"), resume_from_checkpoint="latest", **settings).train()
+
+
+def interrupted_rank(folder: Path, settings: dict, make: Callable) -> None:
+    rank = int(os.environ["RANK"])
+
+    def signal_the_second(record: StepRecord) -> None:
+        if rank == 1 and record.step == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    distiller = make_distiller(make(), output_dir=str(folder / "ranks"), **settings)
+    with pytest.raises(TrainingInterrupted) as info:
+        distiller.train(on_step=signal_the_second)
+    (folder / f"rank-{rank}").write_text(f"{info.value.exit_code}: {info.value}")
 
 
 def fsdp_rank(folder: Path, settings: dict, make: Callable) -> None:
