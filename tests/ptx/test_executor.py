@@ -34,17 +34,22 @@ KERNEL = """
 """
 
 
-def run(body, source=None, threads=32, blocks=1, order=0, follows=False):
+def run(body, source=None, **options):
     """What a kernel leaves in `to`, a word for each thread; `from` holds 0, 1, 2 … unless given."""
+    return run_and_count(body, source, **options)[0]
+
+
+def run_and_count(body, source=None, threads=32, blocks=1, order=0, follows=False, words=1):
+    """What `run` returns, and the counts. Shared memory holds `words` for each thread."""
     module = Module.parse(KERNEL.format(body=body))
     source = torch.arange(threads, dtype=torch.int32) if source is None else source
     result = torch.full((threads,), -1, dtype=torch.int32)
     memory = Memory()
     addresses = memory.allocate(source, "from", writable=False), memory.allocate(result, "to", initialised=False)
     parameters = struct.pack("<QQ", *addresses)
-    grid, block = (blocks, 1, 1), (threads, 1, 1)
-    launch(module, "kernel", grid, block, parameters, 4 * threads, memory, order=order, follows=follows)
-    return result
+    grid, block, shared = (blocks, 1, 1), (threads, 1, 1), 4 * threads * words
+    counts = launch(module, "kernel", grid, block, parameters, shared, memory, order=order, follows=follows)
+    return result, counts
 
 
 STORE_R = "st.global.u32 [%d2], %r10;"
@@ -123,6 +128,33 @@ def test_errors_name_lines_of_the_ptx():
     text = KERNEL.format(body="ld.global.u32 %r10, [%d1+2];")
     assert "[%d1+2]" in text.split("\n")[caught.value.line - 1]
     assert (caught.value.block, caught.value.warp, caught.value.lane) == ((0, 0, 0), 0, 0)
+
+
+# What a warp executes: the wavefronts that it takes, and how many of them are for conflicts.
+WAVEFRONTS = {
+    "st.shared.u32 [%r2], %r0;": (1, 0),
+    "ld.shared.u32 %r9, [%r3];": (1, 0),  # one word for all lanes
+    "shl.b32 %r9, %r2, 1; st.shared.u32 [%r9], %r0;": (2, 1),
+    "shl.b32 %r9, %r2, 5; st.shared.u32 [%r9], %r0;": (32, 31),
+    "shl.b32 %r9, %r2, 1; st.shared.v2.u32 [%r9], {%r0, %r0};": (2, 0),
+    "shl.b32 %r9, %r2, 2; st.shared.v2.u32 [%r9], {%r0, %r0};": (4, 2),
+    "setp.lt.u32 %p1, %r0, 4; shl.b32 %r9, %r2, 1; @%p1 st.shared.v2.u32 [%r9], {%r0, %r0};": (1, 0),
+    "shl.b32 %r9, %r2, 2; and.b64 %d4, %d1, -16; cp.async.cg.shared.global [%r9], [%d4], 16; cp.async.wait_all;": (
+        4,
+        0,
+    ),
+    # Every second lane writes zeros, and reads nothing.
+    "shl.b32 %r9, %r2, 2; and.b64 %d4, %d1, -16; and.b32 %r8, %r0, 1; shl.b32 %r8, %r8, 4; "
+    "cp.async.cg.shared.global [%r9], [%d4], 16, %r8; cp.async.wait_all;": (4, 0),
+    "shl.b32 %r9, %r2, 3; and.b64 %d4, %d1, -16; mov.u32 %r8, 0; "
+    "cp.async.cg.shared.global [%r9], [%d4], 16, %r8; cp.async.wait_all;": (8, 4),
+}
+
+
+@pytest.mark.parametrize("body", WAVEFRONTS)
+def test_wavefronts_of_shared_memory(body):
+    _, counts = run_and_count(body, words=32)
+    assert (counts.wavefronts.sum(), counts.conflicts.sum()) == WAVEFRONTS[body]
 
 
 LOOP = """

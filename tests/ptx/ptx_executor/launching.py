@@ -23,6 +23,7 @@ class Counts:
     issued: np.ndarray  # times a warp executed it
     lanes: np.ndarray  # active lanes, summed over those
     wavefronts: np.ndarray  # of shared memory: 32 banks of 4 bytes
+    conflicts: np.ndarray  # the wavefronts among these that bank conflicts cost
     sectors: np.ndarray  # of global memory: 32 bytes
     bytes: np.ndarray  # moved to or from shared or global memory
     blocks: int  # executed
@@ -75,6 +76,7 @@ def launch(
         outcome.issued,
         outcome.lanes,
         outcome.wavefronts,
+        outcome.conflicts,
         outcome.sectors,
         outcome.bytes,
         outcome.blocks,

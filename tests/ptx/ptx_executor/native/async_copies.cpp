@@ -32,7 +32,7 @@ void copy(Warp& warp, const Instruction& in, uint32_t mask) {
     block.shared.write(to[lane], bytes, stamp, block.epochs);
     warp.copies.push_back(copy);
   });
-  warp.traffic->wavefronts += static_cast<uint64_t>(wavefronts(to, mask, bytes));
+  count_wavefronts(*warp.traffic, to, mask, bytes);  // the zeros too
   warp.traffic->sectors += static_cast<uint64_t>(sectors(from, reading));
   warp.traffic->bytes += static_cast<uint64_t>(bytes * __builtin_popcount(reading));
 }

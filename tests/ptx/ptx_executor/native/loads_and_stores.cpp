@@ -42,7 +42,7 @@ void count(Warp& warp, const Access& access, const uint64_t* addresses, uint32_t
   const int bytes = access.bytes * access.elements;
   if (access.space == Space::kParameter) return;
   if (space_of(access) == Space::kShared) {
-    warp.traffic->wavefronts += static_cast<uint64_t>(wavefronts(addresses, mask, bytes));
+    count_wavefronts(*warp.traffic, addresses, mask, bytes);
   } else {
     warp.traffic->sectors += static_cast<uint64_t>(sectors(addresses, mask));
   }
@@ -145,7 +145,7 @@ void load_matrices(Warp& warp, const Instruction& in, uint32_t mask) {
     for (int row = 0; row < 8; ++row) {
       if (rows[8 * matrix + row] % 16) throw Violation("a misaligned row of ldmatrix", 8 * matrix + row);
     }
-    warp.traffic->wavefronts += static_cast<uint64_t>(wavefronts(rows + 8 * matrix, 0xff, 16));
+    count_wavefronts(*warp.traffic, rows + 8 * matrix, 0xff, 16);
     uint32_t undefined = 0;
     for (int lane = 0; lane < kLanes; ++lane) {
       uint16_t values[2];

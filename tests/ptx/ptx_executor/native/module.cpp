@@ -89,6 +89,7 @@ PYBIND11_MODULE(ptx_interpreter, m) {
       .def_property_readonly("issued", [](const Outcome& o) { return column(o, &Traffic::issued); })
       .def_property_readonly("lanes", [](const Outcome& o) { return column(o, &Traffic::lanes); })
       .def_property_readonly("wavefronts", [](const Outcome& o) { return column(o, &Traffic::wavefronts); })
+      .def_property_readonly("conflicts", [](const Outcome& o) { return column(o, &Traffic::conflicts); })
       .def_property_readonly("sectors", [](const Outcome& o) { return column(o, &Traffic::sectors); })
       .def_property_readonly("bytes", [](const Outcome& o) { return column(o, &Traffic::bytes); });
 

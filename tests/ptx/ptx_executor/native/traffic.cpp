@@ -7,7 +7,7 @@ namespace ptx {
 namespace {
 
 // The most different words that a bank must deliver to lanes [first, last).
-int conflicts(const uint64_t* addresses, uint32_t mask, int bytes, int first, int last) {
+int words_of_a_bank(const uint64_t* addresses, uint32_t mask, int bytes, int first, int last) {
   uint64_t words[32][32];
   int counts[32] = {}, most = 0;
   for (int lane = first; lane < last; ++lane) {
@@ -24,13 +24,13 @@ int conflicts(const uint64_t* addresses, uint32_t mask, int bytes, int first, in
 
 }  // namespace
 
-int wavefronts(const uint64_t* addresses, uint32_t mask, int bytes) {
+void count_wavefronts(Traffic& traffic, const uint64_t* addresses, uint32_t mask, int bytes) {
   const int together = bytes == 16 ? 8 : bytes == 8 ? 16 : 32;
-  int sum = 0;
   for (int first = 0; first < 32; first += together) {
-    sum += conflicts(addresses, mask, bytes, first, first + together);
+    const int taken = words_of_a_bank(addresses, mask, bytes, first, first + together);
+    traffic.wavefronts += static_cast<uint64_t>(taken);
+    traffic.conflicts += static_cast<uint64_t>(std::max(taken - 1, 0));
   }
-  return sum;
 }
 
 int sectors(const uint64_t* addresses, uint32_t mask) {
