@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from host_block import BlockRun, block_plan, pyramid_problem
 from host_build import device, plan_problem
@@ -22,7 +24,7 @@ FIRST_THAT_WAITS = 90  # compute capability from which a launch may begin while 
 
 @dataclass
 class Executed:
-    """One launch that was run."""
+    """One launch that was run, or left out: then it has no counts."""
 
     kernel: str  # its type
     entry: str
@@ -30,13 +32,14 @@ class Executed:
     threads: int
     shared_bytes: int
     follows: bool  # another launch of the same call, which may still run
-    counts: Counts
+    counts: Counts | None
 
 
 @dataclass
 class Executor:
     """Runs what the launch code launches. `order` is a seed; `change` may put another module in a module's place;
-    `only_blocks` may choose some of a launch's blocks, by how many there are and how many launches there were."""
+    `only_blocks` may choose some of a launch's blocks, or none, by how many there are and how many launches there were.
+    """
 
     compute_capability: int = 90
     order: int = 0
@@ -53,18 +56,21 @@ class Executor:
         entry = entry_of(ptx_module, kernel, arguments_type)
         if self.change:
             ptx_module = self.change(ptx_module, entry)
-        counts = launch(
-            ptx_module,
-            entry,
-            (blocks, 1, 1),
-            (threads, 1, 1),
-            arguments,
-            shared_bytes,
-            self.memory,
-            order=self.order,
-            only_blocks=self.only_blocks(blocks, len(self.executed)) if self.only_blocks else None,
-            follows=follows and self.compute_capability >= FIRST_THAT_WAITS,
-        )
+        chosen = self.only_blocks(blocks, len(self.executed)) if self.only_blocks else None
+        counts = None
+        if chosen != []:
+            counts = launch(
+                ptx_module,
+                entry,
+                (blocks, 1, 1),
+                (threads, 1, 1),
+                arguments,
+                shared_bytes,
+                self.memory,
+                order=self.order,
+                only_blocks=chosen,
+                follows=follows and self.compute_capability >= FIRST_THAT_WAITS,
+            )
         self.executed.append(Executed(kernel, entry, blocks, threads, shared_bytes, follows, counts))
 
     @contextmanager
@@ -74,6 +80,10 @@ class Executor:
             yield
         finally:
             host_build().set_launcher(None)
+
+    def output(self, shape, dtype: torch.dtype) -> torch.Tensor:
+        """NaN everywhere; zeros that take no memory if only some blocks run, for the whole may be huge."""
+        return torch.full(shape, torch.nan, dtype=dtype) if self.only_blocks is None else untouched_zeros(shape, dtype)
 
     def read(self, tensor: torch.Tensor | None, name: str) -> int:
         """The address of an input; 0 without one."""
@@ -90,6 +100,11 @@ class Executor:
         return self.memory.allocate(
             tensor, name, initialised=self.only_blocks is not None, misaligned=tensor.data_ptr() % 16
         )
+
+
+def untouched_zeros(shape, dtype: torch.dtype) -> torch.Tensor:
+    """Zeros whose pages take memory when they are first touched."""
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(tuple(shape))
 
 
 def _image(tensor, address):
@@ -114,9 +129,10 @@ def block(arguments: BlockArguments, executor: Executor) -> BlockRun:
     """What each of the block's launches writes."""
     gpu, x = executor.gpu or device("h100"), arguments.x
     plan = block_plan(arguments, gpu)
-    hidden = x.new_full((*x.shape[:3], arguments.inter), torch.nan)
-    local = x.new_full((*x.shape[:3], arguments.out_weight.shape[1]), torch.nan)
-    result, workspace = torch.full_like(x, torch.nan), torch.full((plan.sums + plan.shifts,), torch.nan)
+    hidden = executor.output((*x.shape[:3], arguments.inter), x.dtype)
+    local = executor.output((*x.shape[:3], arguments.out_weight.shape[1]), x.dtype)
+    result = executor.output(x.shape, x.dtype)
+    workspace = executor.output((plan.sums + plan.shifts,), torch.float32)
     inputs = ("x", "residual", "in_weight", "in_bias", "out_weight", "out_bias", "pool_weight", "pool_bias")
     addresses = {name: executor.read(getattr(arguments, name), name) for name in inputs}
     outputs = {"hidden": hidden, "local": local, "result": result, "workspace": workspace}
@@ -139,7 +155,7 @@ def block(arguments: BlockArguments, executor: Executor) -> BlockRun:
 
 def forward(case: Case, executor: Executor) -> torch.Tensor:
     """The result of the operator."""
-    result = case.x.new_full((*case.x.shape[:3], len(case.factors) * (case.x.shape[3] // 2)), torch.nan)
+    result = executor.output((*case.x.shape[:3], len(case.factors) * (case.x.shape[3] // 2)), case.x.dtype)
     problem = _problem(case, executor)
     residual = _image(case.residual, executor.read(case.residual, "residual"))
     with executor.installed():
@@ -150,10 +166,10 @@ def forward(case: Case, executor: Executor) -> torch.Tensor:
 def backward(case: Case, executor: Executor, wanted=(True, True, True)) -> dict[str, torch.Tensor]:
     """The gradients of x, weight and bias."""
     plan = host_build().backward_plan(_plan_problem(case, executor), executor.gpu or device("h100"))
-    workspace = torch.full((plan.workspace_floats,), torch.nan)
+    workspace = executor.output((plan.workspace_floats,), torch.float32)
     names = ("x", "weight", "bias")
     tensors = {
-        name: torch.full_like(tensor, torch.nan, memory_format=torch.contiguous_format) if wants else None
+        name: executor.output(tensor.shape, tensor.dtype) if wants else None
         for name, wants in zip(names, wanted, strict=True)
         if (tensor := getattr(case, name)) is not None
     }
