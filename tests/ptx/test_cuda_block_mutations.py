@@ -1,0 +1,71 @@
+"""What is wrong in any launch of the fused block is noticed, by an error or in what it leaves behind."""
+
+import itertools
+from functools import cache
+
+import pytest
+import test_block_kernels
+import torch
+from cuda_launches import Executor, block
+from host_build import module
+from mutations import AFTER_ANOTHER, MUTATIONS, WAITS, Subject, unnoticed
+
+# The launches, but for the pyramid between the last two: it is the operator's forward.
+LAUNCHES = {"in-projection": 0, "shift": 1, "out-projection": 3}
+PRODUCTS = {*WAITS, "operands of a product swapped", "matrices 2 bytes off"}
+NOT_IN = {  # kinds of instructions that a kernel does not have
+    "in-projection": {AFTER_ANOTHER, "a warp's barrier removed", "another lane shuffled"},
+    "shift": {*PRODUCTS, "a warp's barrier removed", "a store's tail negated"},
+    "out-projection": {"a store's tail negated", "a warp's barrier removed", "another lane shuffled"},
+}
+KINDS = [(launch, kind) for launch in LAUNCHES for kind in MUTATIONS if kind not in NOT_IN[launch]]
+# The wait behind a product's last step waits for groups that are empty: every step's copies have been waited for.
+WITHOUT_EFFECT = {(launch, kind): 1 for launch in ("in-projection", "out-projection") for kind in WAITS}
+
+
+@cache
+def subject(launch: str, size: tuple[int, int] = (120, 72), tile: tuple[int, int] | None = None) -> Subject:
+    """Two images, tails in pixels, in channels and in outputs, a residual; `tile` of both projections."""
+    layers = test_block_kernels.make_block(*size, torch.float16)
+    x = test_block_kernels.make_x(layers, 2, 9, 11, torch.float16)
+    residual, gpu = x.flip(2), None
+    if tile:
+        gpu = test_block_kernels.gpu_that_gets((tile, tile), layers, x, module())
+        assert gpu, "no GPU's plan has these tiles"
+
+    @torch.no_grad()
+    def is_right(executor: Executor) -> bool:
+        executor.gpu = gpu
+        run = block(layers.arguments(x, residual), executor)
+        try:
+            test_block_kernels.assert_launches_match(layers, x, residual, run)
+            test_block_kernels.assert_block_matches(layers, x, residual, run)
+        except AssertionError:
+            return False
+        return True
+
+    return Subject(is_right, LAUNCHES[launch])
+
+
+@pytest.mark.parametrize(("launch", "kind"), KINDS)
+def test_noticed(launch, kind):
+    found = unnoticed(kind, subject(launch))
+    assert len(found) == WITHOUT_EFFECT.get((launch, kind), 0), found
+
+
+@pytest.mark.ptx_full
+@pytest.mark.parametrize(("launch", "kind"), KINDS)
+def test_every_instruction_noticed(launch, kind):
+    found = unnoticed(kind, subject(launch), all_of_them=True)
+    assert len(found) == WITHOUT_EFFECT.get((launch, kind), 0), found
+
+
+@pytest.mark.ptx_full
+@pytest.mark.parametrize(
+    ("tile", "launch", "kind"),
+    [(tile, *pair) for tile, pair in itertools.product(test_block_kernels.TILES, KINDS) if pair[0] != "shift"],
+    ids=str,
+)
+def test_noticed_in_every_tile(tile, launch, kind):
+    found = unnoticed(kind, subject(launch, (328, 168), tile))
+    assert len(found) == WITHOUT_EFFECT.get((launch, kind), 0), found
