@@ -67,15 +67,16 @@ class DeltaConvBlock(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """x: [B, H, W, dim]; residual: the same shape or None, added to the delta. Returns [B, H, W, dim]."""
+        if isinstance(x, torch.fx.Proxy):  # torch.fx.symbolic_trace: no sizes or types are known
+            return _with_residual(self._composed(x, None), residual)
         check_stream(x, residual, self.dim)
         if x.device.type in fusing.FUSED_ON and why_not_fused(x, self._inter, self.factors, residual) is None:
             arguments = self.arguments(x, residual)
             if why_not_now(arguments, self._projections()) is None:
                 tracing = torch.compiler.is_compiling()
                 return torch.ops.deltaconv.block(*arguments) if tracing else run_fused(arguments)
-        out_proj = self.out_proj
         try:
-            return compose(x, self.in_proj, self._pyramid, out_proj, self.pool_proj, residual, is_plain(out_proj))
+            return self._composed(x, residual)
         except RuntimeError:
             if is_plain(self.in_proj):
                 check_against_parameters(x, self.weight)  # in words that nn.Linear, which refused, has not
@@ -115,8 +116,23 @@ class DeltaConvBlock(nn.Module):
     def _projections(self) -> tuple[nn.Module, ...]:
         return self.in_proj, self.out_proj, self.pool_proj
 
+    def _composed(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        out_proj = self.out_proj
+        return compose(x, self.in_proj, self._pyramid, out_proj, self.pool_proj, residual, is_plain(out_proj))
+
     def _pyramid(self, hidden: Tensor) -> Tensor:
         return pyramid(hidden, self.weight, self.bias, self.factors, self.gate, self.gate_scale)
 
+    def __prepare_scriptable__(self) -> DeltaConvBlock:
+        raise RuntimeError(
+            "torch.jit.script cannot compile a DeltaConvBlock: use torch.jit.trace, torch.export or torch.compile"
+        )
+
     def extra_repr(self) -> str:
         return f"dim={self.dim}, kernel_size={self.kernel_size}, factors={self.factors}, gate={self.gate!r}"
+
+
+@torch.fx.wrap
+def _with_residual(delta: Tensor, residual: Tensor | None) -> Tensor:
+    """One node of a graph that torch.fx traces: whether a block is called with a residual is known when it runs."""
+    return delta if residual is None else residual + delta

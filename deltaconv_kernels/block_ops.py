@@ -76,11 +76,16 @@ def delta_block(
         gate_scale,
         residual,
     )
+    if ops.goes_to_onnx():
+        return _checked_and_composed(*block)
     try:
         return torch.ops.deltaconv.block(*block)
     except (AttributeError, RuntimeError, TypeError):
         validation.check_types(block._asdict())  # in words of its own; the schema has refused them already
         raise
+
+
+torch.jit._builtins._register_builtin(delta_block, "deltaconv::block")
 
 
 def compose(

@@ -11,7 +11,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from .backends import can_run, why_not_in_use
 from .block_arguments import BlockArguments
-from .ops import is_recorded
+from .ops import goes_to_onnx, is_recorded
 
 FUSED_ON = ("cuda",)
 FUSED_DTYPES = (torch.float16, torch.bfloat16)
@@ -51,6 +51,8 @@ def why_not_now(arguments: BlockArguments, projections: Sequence[nn.Module]) -> 
     device, dtype = arguments.x.device, arguments.x.dtype
     if torch.is_autocast_enabled(device.type):
         return "autocast chooses each operator's type"
+    if goes_to_onnx():
+        return "ONNX has no such operator"
     if not all(map(is_plain, projections)):
         return "a projection is no plain nn.Linear: it has hooks, or was replaced"
     tensors = arguments.tensors

@@ -69,6 +69,9 @@ def pyramid(
         RuntimeError: an explicitly chosen backend cannot run this input (see `use_backend`), or the result
             is differentiated twice.
     """
+    if goes_to_onnx():
+        validation.check_arguments(x, weight, bias, factors, gate, residual)
+        return reference.pyramid_forward(x, weight, bias, factors, gate, gate_scale, residual)
     try:
         return torch.ops.deltaconv.pyramid(x, weight, bias, factors, gate, gate_scale, residual)
     except (AttributeError, RuntimeError, TypeError) as error:
@@ -77,6 +80,15 @@ def pyramid(
         arguments = dict(x=x, weight=weight, bias=bias, factors=factors, gate=gate, gate_scale=gate_scale)
         validation.check_types({**arguments, "residual": residual})  # in words that the schema, which refused, has not
         raise
+
+
+def goes_to_onnx() -> bool:
+    """Whether `torch.onnx.export` traces this call: ONNX knows PyTorch's operators alone."""
+    return torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export()
+
+
+# A function that torch.jit.script compiles calls the operator itself.
+torch.jit._builtins._register_builtin(pyramid, "deltaconv::pyramid")
 
 
 @cache

@@ -113,7 +113,7 @@ def check_block_options(dim: int, kernel_size: int, factors: Sequence[int], expa
 
 
 def check_types(arguments: Mapping[str, Any]) -> None:
-    """Raise ValueError for the first argument whose Python type the operator's schema refuses."""
+    """Raise ValueError for the first argument whose Python type the operator's schema refuses, or its dispatcher."""
     for name, value in arguments.items():
         if name == "factors":
             if not isinstance(value, Sequence) or isinstance(value, str) or not all(map(_is_integer, value)):
@@ -124,8 +124,8 @@ def check_types(arguments: Mapping[str, Any]) -> None:
         elif name == "gate_scale":
             if not isinstance(value, Real):
                 raise ValueError(f"gate_scale: expected a number, got {value!r}")
-        elif not isinstance(value, Tensor) and not (value is None and name in _OPTIONAL):
-            raise ValueError(f"{name}: expected a torch.Tensor, got {_type_name(value)}")
+        elif not (value is None and name in _OPTIONAL):
+            _check_dense(name, value)
 
 
 _OPTIONAL = ("bias", "in_bias", "out_bias", "pool_bias", "residual")
@@ -203,6 +203,8 @@ def _check_dense(name: str, tensor: Tensor) -> None:
         raise ValueError(f"{name}: expected a torch.Tensor, got {_type_name(tensor)}")
     if tensor.layout is not torch.strided:
         raise ValueError(f"{name}: expected a dense tensor, got layout {tensor.layout}")
+    if tensor.is_nested:
+        raise ValueError(f"{name}: expected a dense tensor, got a nested one")
 
 
 def _check_same_kind(name: str, tensor: Tensor, x: Tensor) -> None:

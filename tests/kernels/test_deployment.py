@@ -36,7 +36,11 @@ def in_pytorchs_operators(model, inputs, dynamic_shapes=None):
 
 
 def assert_equal_in_onnxruntime(program, model, *problems):
-    exported = torch.onnx.export(program, dynamo=True, verbose=False).model_proto
+    """``program`` is what torch.onnx.export gives, or an exported program for it."""
+    if not isinstance(program, torch.onnx.ONNXProgram):
+        program = torch.onnx.export(program, dynamo=True, verbose=False)
+    exported = program.model_proto
+    assert not [node.op_type for node in exported.graph.node if "deltaconv" in node.domain + node.op_type]
     session = onnxruntime.InferenceSession(exported.SerializeToString())
     names = [node.name for node in session.get_inputs()]
     for inputs in problems:
@@ -59,6 +63,36 @@ def test_a_block_in_onnxruntime():
     model, inputs = dk.DeltaConvBlock(16, kernel_size=5), images(2, 13, 11, 16, 16)
     program = in_pytorchs_operators(model, inputs, (ANY_SIZE, ANY_SIZE))
     assert_equal_in_onnxruntime(program, model, inputs, images(3, 9, 7, 16, 16))
+
+
+def test_a_model_in_onnxruntime_without_a_table():
+    """`torch.onnx.export` of a model itself, a block, and one as a function. While it traces, neither is recorded."""
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = (dk.DeltaConvBlock(16, kernel_size=5) for _ in range(2))
+
+        def forward(self, x, residual):
+            return dk.delta_block(*self.second.arguments(self.first(x, residual), x))
+
+    torch.manual_seed(0)
+    model, inputs = Model().eval(), images(2, 13, 11, 16, 16)
+    program = torch.onnx.export(model, inputs, dynamo=True, verbose=False, dynamic_shapes=(ANY_SIZE, ANY_SIZE))
+    assert_equal_in_onnxruntime(program, model, inputs, images(3, 9, 7, 16, 16))
+    program = torch.export.export(model, inputs)
+    assert [node for node in program.graph.nodes if "deltaconv" in str(node.target)]  # not so in any other graph
+
+
+def test_onnx_export_names_what_it_does_not_know():
+    class Raw(torch.nn.Module):
+        def forward(self, x, weight):
+            return torch.ops.deltaconv.pyramid(x, weight, None, [1, 2])
+
+    inputs = torch.randn(1, 6, 5, 8), torch.randn(2, 3, 3, 8)
+    with pytest.raises(torch.onnx.errors.OnnxExporterError) as error:
+        torch.onnx.export(Raw(), inputs, dynamo=True, verbose=False)
+    assert "deltaconv.pyramid" in str(error.value)
 
 
 def test_a_block_packaged_by_aotinductor(tmp_path):

@@ -1,5 +1,6 @@
 """What bad input gets: a ValueError that names the argument, what was expected and what came."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -83,8 +84,18 @@ SPARSE = {
 }
 
 
+NESTED = {
+    "x-nested": (
+        dict(x=torch.nested.nested_tensor([torch.zeros(6, 5, 8)])),
+        "x: expected a dense tensor, got a nested one",
+    ),
+}
+
+
 @pytest.mark.parametrize("recorded", [False, True], ids=["inference", "training"])
-@pytest.mark.parametrize(("changes", "message"), (BAD_TYPES | SPARSE).values(), ids=BAD_TYPES | SPARSE)
+@pytest.mark.parametrize(
+    ("changes", "message"), (BAD_TYPES | SPARSE | NESTED).values(), ids=BAD_TYPES | SPARSE | NESTED
+)
 def test_bad_types(changes, message, recorded):
     case = case_with(**changes)
     for tensor in (case.x, case.weight):
@@ -92,6 +103,19 @@ def test_bad_types(changes, message, recorded):
             tensor.requires_grad_(recorded)
     with pytest.raises(ValueError, match=message):
         dk.pyramid(*case.arguments)
+
+
+@pytest.mark.parametrize(("changes", "message"), (BAD_TYPES | SPARSE).values(), ids=BAD_TYPES | SPARSE)
+def test_bad_types_of_the_operator_itself(changes, message):
+    """What is no type of the schema is refused in torch's words, which name the argument; the rest in ours."""
+    with pytest.raises((ValueError, RuntimeError)) as error:
+        torch.ops.deltaconv.pyramid(*case_with(**changes).arguments)
+    ((name, _),) = changes.items()
+    if isinstance(error.value, ValueError):
+        assert re.search(message, str(error.value))
+    else:
+        assert re.search(f"argument '{name}'", str(error.value))
+        assert "Declaration: deltaconv::pyramid(Tensor x" in str(error.value)
 
 
 @pytest.mark.parametrize("weight", [torch.zeros(8, 1, 3, 3), torch.zeros(16, 1, 3, 3)], ids=["S=1", "S=2"])
