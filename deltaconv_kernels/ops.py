@@ -14,6 +14,7 @@ from torch._functorch.autograd_function import enable_single_level_autograd_func
 from torch.autograd import forward_ad
 
 from . import reference, validation
+from .autocast_cache import cast_once
 
 _FORWARD = """(Tensor x, Tensor weight, Tensor? bias, int[] factors,
     str gate="scaled", float gate_scale=1.0, Tensor? residual=None) -> Tensor"""
@@ -224,14 +225,17 @@ def _autocast(device_type: str, key: torch._C.DispatchKey):
     `torch.library.register_autocast` would fix one dtype for good; the region may be bfloat16 or float16.
     """
 
-    def cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    def cast(tensor: Tensor | None, dtype: torch.dtype, of_weight: bool = False) -> Tensor | None:
         if tensor is None or not tensor.is_floating_point() or tensor.dtype == torch.float64:
             return tensor
-        return tensor.to(dtype) if tensor.device.type == device_type else tensor
+        if tensor.device.type != device_type:
+            return tensor
+        return cast_once(tensor, dtype) if of_weight else tensor.to(dtype)
 
     def kernel(x, weight, bias, factors, gate="scaled", gate_scale=1.0, residual=None):
         dtype = torch.get_autocast_dtype(device_type)
-        x, weight, bias, residual = (cast(t, dtype) for t in (x, weight, bias, residual))
+        x, residual = cast(x, dtype), cast(residual, dtype)
+        weight, bias = cast(weight, dtype, of_weight=True), cast(bias, dtype, of_weight=True)
         with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
             return torch.ops.deltaconv.pyramid(x, weight, bias, factors, gate, gate_scale, residual)
 
