@@ -1,119 +1,102 @@
-"""The same situations for F.conv2d and the operator; docs/side_by_side.md holds the table that comes out."""
+"""The same situations for convolutions and for ours; docs/side_by_side.md holds the two tables that come out.
+
+`python tests/kernels/test_side_by_side.py` prints them.
+"""
+
+from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
-
-import deltaconv_kernels as dk
-from deltaconv_kernels.testing import relative_error
+from situations import outcome, table
+from situations_of_functions import FUNCTIONS
+from situations_of_functions import SITUATIONS as OF_FUNCTIONS
+from situations_of_modules import MODULES
+from situations_of_modules import SITUATIONS as OF_MODULES
 
 PAGE = Path(__file__).parents[2] / "docs" / "side_by_side.md"
-OPERATORS = {
-    "conv2d": (lambda x, w: F.conv2d(x, w, padding=1, groups=4), (2, 4, 6, 5), (4, 1, 3, 3)),
-    "pyramid": (lambda x, w: dk.pyramid(x, w, None, (1, 2)), (2, 6, 5, 4), (2, 3, 3, 4)),
+
+# Where a convolution works and ours does not: the page says why, and what the error says.
+REFUSED = {
+    "second derivatives": "cannot be differentiated twice",
+    "gradient penalty": "cannot be differentiated twice",
+    "torch.jit.script": "use torch.jit.trace, torch.export or torch.compile",
+    "x of one dimension less (one image)": r"x: expected (4 dimensions )?\[B, H, W",
+    "x on meta": "x: expected the device of the block's parameters",
+    "x on meta, filters on the CPU": r"(\w+_)?weight: expected the device of x",
+    "integers": "x: expected one of float32, bfloat16, float16, float64, got torch.int64",
+    "complex numbers": "x: expected one of float32, bfloat16, float16, float64, got torch.complex64",
 }
 
 
-def same(result, expected, budget=1e-5):
-    results, right = ([t] if isinstance(t, torch.Tensor) else list(t) for t in (result, expected))
-    assert all(relative_error(a.detach(), b.detach()) <= budget for a, b in zip(results, right, strict=True))
+def subjects_of_functions():
+    for f, x_shape, w_shape in FUNCTIONS.values():
+        generator = torch.Generator().manual_seed(0)
+        yield f, torch.randn(x_shape, generator=generator), torch.randn(w_shape, generator=generator)
 
 
-def finite_difference(f, x, w, tangent):
-    return (f(x.double() + 1e-5 * tangent, w.double()) - f(x.double() - 1e-5 * tangent, w.double())) / 2e-5
+def subjects_of_modules():
+    for make, x_shape in MODULES.values():
+        yield make, torch.randn(x_shape, generator=torch.Generator().manual_seed(0))
 
 
-def autocast(f, x, w):
-    with torch.autocast("cpu", torch.bfloat16):
-        assert f(x, w).dtype == torch.bfloat16
+def outcomes_of_functions(situation):
+    return [outcome(OF_FUNCTIONS[situation], *subject) for subject in subjects_of_functions()]
 
 
-def compiled(f, x, w):
-    torch._dynamo.reset()
-    same(torch.compile(f, fullgraph=True, dynamic=True, backend="aot_eager")(x, w), f(x, w))
-
-
-def exported(f, x, w):
-    class Model(torch.nn.Module):
-        def forward(self, x, w):
-            return f(x, w)
-
-    same(torch.export.export(Model(), (x, w)).module()(x, w), f(x, w))
-
-
-def backward(f, x, w):
-    leaves = [x.clone().requires_grad_(), w.clone().requires_grad_()]
-    f(*leaves).sum().backward()
-    assert all(leaf.grad.abs().sum() > 0 for leaf in leaves)
-
-
-SITUATIONS = {
-    "no gradient": lambda f, x, w: f(x, w),
-    "inference mode": lambda f, x, w: torch.inference_mode()(f)(x, w),
-    "backward": backward,
-    "an empty batch": lambda f, x, w: f(x[:0], w),
-    "float64": lambda f, x, w: same(f(x.double(), w.double()), f(x, w)),
-    "bfloat16": lambda f, x, w: same(f(x.bfloat16(), w.bfloat16()), f(x, w), 2e-2),
-    "strided x": lambda f, x, w: same(f(x.mT.contiguous().mT, w), f(x, w)),
-    "meta tensors": lambda f, x, w: f(x.to("meta"), w.to("meta")),
-    "autocast": autocast,
-    "torch.compile, fullgraph, dynamic": compiled,
-    "torch.export": exported,
-    "jvp": lambda f, x, w: same(
-        jvp(lambda x: f(x, w), (x,), (torch.ones_like(x),))[1], finite_difference(f, x, w, torch.ones_like(x))
-    ),
-    "vjp": lambda f, x, w: vjp(f, x, w)[1](f(x, w)),
-    "jacrev equals jacfwd": lambda f, x, w: same(jacrev(f)(x, w), jacfwd(f)(x, w)),
-    "vmap over x": lambda f, x, w: same(vmap(f, (0, None))(torch.stack([x, 2 * x]), w)[0], f(x, w)),
-    "vmap over the weights": lambda f, x, w: same(vmap(f, (None, 0))(x, torch.stack([w, 2 * w]))[0], f(x, w)),
-    "per-sample gradients": lambda f, x, w: same(
-        vmap(grad(lambda w, x: f(x, w).sum()), (None, 0))(w, x[:, None])[0],
-        grad(lambda w: f(x[:1], w).sum())(w),
-    ),
-    "checkpointing": lambda f, x, w: (
-        torch.utils.checkpoint.checkpoint(f, x, w.requires_grad_(), use_reentrant=False).sum().backward()
-    ),
-    "second derivatives": lambda f, x, w: hessian(lambda w: f(x, w).square().sum())(w),
-    "x None": lambda f, x, w: f(None, w),
-    "x of numpy": lambda f, x, w: f(np.zeros(x.shape, np.float32), w),
-    "sparse x": lambda f, x, w: f(x.to_sparse(), w),
-    "x and weight of two dtypes": lambda f, x, w: f(x.double(), w),
-    "integers": lambda f, x, w: f(x.long().bool(), w.long().bool()),
-    "complex numbers": lambda f, x, w: f(x.cfloat(), w.cfloat()),
-}
-
-
-def outcome(situation, name):
-    torch.manual_seed(0)
-    f, x_shape, w_shape = OPERATORS[name]
-    try:
-        SITUATIONS[situation](f, torch.randn(x_shape), torch.randn(w_shape))
-    except AssertionError:
-        raise
-    except Exception as error:
-        return type(error).__name__
-    return "works"
+def outcomes_of_modules(situation):
+    return [outcome(OF_MODULES[situation], *subject) for subject in subjects_of_modules()]
 
 
 def documented():
-    rows = [line.strip("| \n").split(" | ") for line in PAGE.read_text().splitlines() if line.startswith("| ")]
-    return {row[0]: row[1:] for row in rows[2:]}
+    """The page's tables, each as {situation: outcomes}."""
+    tables: list[dict[str, list[str]]] = []
+    for line in PAGE.read_text().splitlines():
+        cells = line.strip("| ").split(" | ") if line.startswith("| ") else []
+        if cells and cells[0] == "situation":
+            tables.append({})
+        elif cells and cells[0] != "---":
+            tables[-1][cells[0]] = cells[1:]
+    return tables
 
 
 def test_the_page_lists_these_situations():
-    assert list(documented()) == list(SITUATIONS)
+    assert [list(rows) for rows in documented()] == [list(OF_FUNCTIONS), list(OF_MODULES)]
 
 
-@pytest.mark.parametrize("situation", SITUATIONS)
-def test_what_comes_out_is_what_the_page_says(situation):
-    assert [outcome(situation, name) for name in OPERATORS] == documented()[situation]
+@pytest.mark.parametrize("situation", OF_FUNCTIONS)
+def test_a_function_does_what_the_page_says(situation):
+    assert outcomes_of_functions(situation) == documented()[0][situation]
 
 
-def test_nothing_is_refused_that_conv2d_takes_but_what_the_page_explains():
-    explained = {"second derivatives", "complex numbers"}
-    refused = {s for s, (conv2d, ours) in documented().items() if conv2d == "works" and ours != "works"}
-    assert refused <= explained
+@pytest.mark.parametrize("situation", OF_MODULES)
+def test_a_module_does_what_the_page_says(situation):
+    assert outcomes_of_modules(situation) == documented()[1][situation]
+
+
+def test_nothing_is_refused_that_a_convolution_takes_but_what_the_page_explains():
+    refused = {
+        situation
+        for rows in documented()
+        for situation, (convolution, *ours) in rows.items()
+        if convolution == "works" and ours != ["works"] * len(ours)
+    }
+    assert refused == set(REFUSED)
+
+
+@pytest.mark.parametrize("situation", REFUSED)
+def test_what_is_refused_says_why(situation):
+    refused = [(OF_FUNCTIONS[situation], s) for s in list(subjects_of_functions())[1:] if situation in OF_FUNCTIONS]
+    refused += [(OF_MODULES[situation], s) for s in list(subjects_of_modules())[1:] if situation in OF_MODULES]
+    if situation == "torch.jit.script":
+        refused = refused[-1:]  # of the functions, it takes all
+    for try_it, subject in refused:
+        with pytest.raises((ValueError, RuntimeError), match=REFUSED[situation]):
+            try_it(*subject)
+
+
+if __name__ == "__main__":
+    functions = {situation: outcomes_of_functions(situation) for situation in OF_FUNCTIONS}
+    modules = {situation: outcomes_of_modules(situation) for situation in OF_MODULES}
+    print(table(["situation", *FUNCTIONS], functions), table(["situation", *MODULES], modules), sep="\n")
