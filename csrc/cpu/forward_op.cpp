@@ -1,3 +1,5 @@
+#include "cpu/forward_op.h"
+
 #include <torch/csrc/stable/library.h>
 
 #include "cpu/memory.h"
@@ -47,6 +49,8 @@ void launch(const Kernels<T>& kernels, const Inputs& inputs, const std::optional
             [&](const ForwardTask& task, void* scratch) { kernels.forward(arguments, task, scratch); });
 }
 
+}  // namespace
+
 Tensor pyramid_cpu(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                    std::vector<int64_t> factors, int64_t gate, double gate_scale,
                    const std::optional<Tensor>& residual) {
@@ -63,6 +67,8 @@ Tensor pyramid_cpu(const Tensor& x, const Tensor& weight, const std::optional<Te
   dispatch(inputs, [&](const auto& kernels) { launch(kernels, inputs, dense_residual, result); });
   return result;
 }
+
+namespace {
 
 std::string cpu_isa() { return instruction_set().name; }
 

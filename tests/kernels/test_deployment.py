@@ -1,11 +1,16 @@
 """Outside of Python, or of this library: ONNX by decomposition, AOTInductor packages."""
 
+import os
+import subprocess
+from pathlib import Path
+
 import onnxruntime
 import pytest
 import torch
+from torch.utils import cpp_extension
 
 import deltaconv_kernels as dk
-from deltaconv_kernels import reference
+from deltaconv_kernels import backends, native, reference
 from deltaconv_kernels.testing import ERROR_BUDGET, relative_error
 
 ANY_SIZE = {0: torch.export.Dim("B"), 1: torch.export.Dim("H", min=3), 2: torch.export.Dim("W", min=3)}
@@ -95,14 +100,46 @@ def test_onnx_export_names_what_it_does_not_know():
     assert "deltaconv.pyramid" in str(error.value)
 
 
-def test_a_block_packaged_by_aotinductor(tmp_path):
-    """Compiled ahead, loaded again: what runs is deltaconv::pyramid, so the backend in use computes."""
+@pytest.fixture(scope="module")
+def packaged(tmp_path_factory):
+    """A block, and the path of what AOTInductor made of it, at sizes left open."""
     torch.manual_seed(0)
-    block, inputs = dk.DeltaConvBlock(16, kernel_size=5).requires_grad_(False), images(2, 13, 11, 16, 16)
-    program = torch.export.export(block, inputs, dynamic_shapes=(ANY_SIZE, ANY_SIZE))
-    path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "block.pt2"))
+    block = dk.DeltaConvBlock(16, kernel_size=5, gate="sigmoid").requires_grad_(False)
+    program = torch.export.export(block, images(2, 13, 11, 16, 16), dynamic_shapes=(ANY_SIZE, ANY_SIZE))
+    path = str(tmp_path_factory.mktemp("package") / "block.pt2")
+    return block, torch._inductor.aoti_compile_and_package(program, package_path=path)
+
+
+PROBLEMS = (images(2, 13, 11, 16, 16), images(1, 3, 40, 16, 16))
+
+
+def test_a_block_packaged_by_aotinductor(packaged):
+    """Compiled ahead, loaded again: what runs is deltaconv::pyramid, so the backend in use computes."""
+    block, path = packaged
     compiled = torch._inductor.aoti_load_package(path)
-    for problem in (inputs, images(1, 3, 40, 16, 16)):
+    for problem in PROBLEMS:
         assert relative_error(compiled(*problem), block(*problem)) <= ERROR_BUDGET[torch.float32]
     with dk.use_backend("cuda"), pytest.raises(RuntimeError):
-        compiled(*inputs)
+        compiled(*PROBLEMS[0])
+
+
+def test_a_packaged_block_in_a_process_without_python(packaged, tmp_path):
+    """The library declares deltaconv::pyramid there, from the schema that Python has."""
+    block, path = packaged
+    program = tmp_path / "run_package"
+    source = Path(__file__).with_name("run_package.cpp")
+    includes = [f"-I{folder}" for folder in cpp_extension.include_paths()]
+    (libraries,) = cpp_extension.library_paths()
+    links = [f"-L{libraries}", f"-Wl,-rpath,{libraries},--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10", "-ldl"]
+    compiler = os.environ.get("CXX", "g++")
+    subprocess.run([compiler, "-std=c++20", *includes, str(source), "-o", str(program), *links], check=True)
+    assert backends()["cpu"].available
+    for problem in PROBLEMS:
+        files = [tmp_path / name for name in ("x", "residual")]
+        for file, tensor in zip(files, problem, strict=True):
+            tensor.numpy().tofile(file)
+        shape = "x".join(map(str, problem[0].shape))
+        library = native.DIRECTORY / "libdeltaconv_cpu.so"
+        subprocess.run([program, library, path, tmp_path / "result", shape, *files], check=True)
+        result = torch.from_file(str(tmp_path / "result"), size=problem[0].numel()).view(problem[0].shape)
+        assert relative_error(result, block(*problem)) <= ERROR_BUDGET[torch.float32]
