@@ -19,14 +19,20 @@ def one_of_each(kinds: dict[object, list[int]]) -> Sampled:
 
 
 def pyramid_blocks(plan) -> Sampled:
-    """Blocks of a pyramid's launch differ by stage, and by whether their tile is at an edge of the image."""
+    """Blocks of a pyramid's launch differ by stage, and by whether their tile is at an edge of the image.
+
+    Some have no tile, and leave at once.
+    """
     tiles = host_build().located_tiles(plan)
-    last = {stage: tuple(map(max, zip(*(t[2:] for t in tiles if t[0] == stage), strict=True))) for stage, *_ in tiles}
+    last: dict[int, list[int]] = {}
+    for _, stage, _, *position in tiles:
+        last[stage] = [max(pair) for pair in zip(last.get(stage, position), position, strict=True)]
     kinds = defaultdict(list)
-    for index, (stage, _, *position) in enumerate(tiles):
+    for block, stage, _, *position in tiles:
         ends = tuple((at == 0, at == most) for at, most in zip(position, last[stage], strict=True))
-        kinds[stage, ends].append(index)
-    return one_of_each(kinds)
+        kinds[stage, ends].append(block)
+    idle = set(range(plan.blocks)).difference(block for block, *_ in tiles)
+    return one_of_each(kinds | ({None: sorted(idle)} if idle else {}))
 
 
 def projection_blocks(plan, images: int) -> Sampled:

@@ -137,16 +137,17 @@ PYBIND11_MODULE(deltaconv_cuda_host, m) {
   m.def(
       "located_tiles",
       [](const LaunchPlan& plan) {
-        std::vector<std::array<int32_t, 5>> tiles;
+        std::vector<std::array<int64_t, 6>> tiles;
         for (host::block.index = 0; host::block.index < plan.grid.blocks; ++host::block.index) {
           const Tile tile = locate_tile(plan.stages);
           if (!tile.exists) continue;
           const int32_t stage = plan.stages.at[tile.stage].index;
-          tiles.push_back({stage, tile.image, tile.index_row, tile.index_col, tile.channel});
+          tiles.push_back({host::block.index, stage, tile.image, tile.index_row, tile.index_col, tile.channel});
         }
         return tiles;
       },
-      py::arg("plan"), "Stage, image, row, column and first channel of the tile of each block that has one.");
+      py::arg("plan"),
+      "Each block that has a tile: its index, and the tile's stage, image, row, column and first channel.");
 
   m.def("set_block_order", [](bool descending) { host::options.descending = descending; }, py::arg("descending"));
   m.def("set_launcher", &set_launcher, py::arg("launcher"),
