@@ -10,7 +10,7 @@ import torch
 from torch.utils import cpp_extension
 
 import deltaconv_kernels as dk
-from deltaconv_kernels import backends, native, reference
+from deltaconv_kernels import backends, fusing, native, reference
 from deltaconv_kernels.testing import ERROR_BUDGET, relative_error
 
 ANY_SIZE = {0: torch.export.Dim("B"), 1: torch.export.Dim("H", min=3), 2: torch.export.Dim("W", min=3)}
@@ -87,6 +87,16 @@ def test_a_model_in_onnxruntime_without_a_table():
     assert_equal_in_onnxruntime(program, model, inputs, images(3, 9, 7, 16, 16))
     program = torch.export.export(model, inputs)
     assert [node for node in program.graph.nodes if "deltaconv" in str(node.target)]  # not so in any other graph
+
+
+def test_a_block_that_a_gpu_would_fuse_goes_to_onnx_in_parts(monkeypatch):
+    monkeypatch.setattr(fusing, "FUSED_ON", ("cpu",))
+    block = dk.DeltaConvBlock(16, kernel_size=3, dtype=torch.float16).requires_grad_(False).eval()
+    x = torch.zeros(1, 6, 5, 16, dtype=torch.float16)
+    nodes = torch.export.export(block, (x,)).graph.nodes
+    assert "deltaconv.block.default" in [str(node.target) for node in nodes]
+    exported = torch.onnx.export(block, (x,), dynamo=True, verbose=False).model_proto
+    assert not [node.op_type for node in exported.graph.node if "deltaconv" in node.domain + node.op_type]
 
 
 def test_onnx_export_names_what_it_does_not_know():
