@@ -113,11 +113,11 @@ def test_large_images_are_planned_in_64_bits(host, dtype):
 def test_every_tile_has_one_block(host, shape, path):
     (launch,) = host.forward_plan(problem_of(shape, torch.float16, path), device("h200"))
     located = host.located_tiles(launch)
-    assert len({tuple(tile) for _, *tile in located}) == len(located)
+    assert len({tuple(tile) for *tile, _ in located}) == len(located)
     tiles = sum(tiling.count_rows * tiling.count_cols for tiling in launch.tilings)
     assert len(located) == tiles * shape.batch * -(-shape.inter // 32)
-    assert [block for block, *_ in located] == sorted({block for block, *_ in located})
-    for _, stage, image, row, col, channel in located:
+    assert [block for *_, block in located] == sorted({block for *_, block in located})
+    for stage, image, row, col, channel, _ in located:
         tiling = launch.tilings[stage]
         assert 0 <= row < tiling.count_rows
         assert 0 <= col < tiling.count_cols

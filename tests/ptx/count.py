@@ -45,7 +45,7 @@ class Weighted:
     by_line: dict[tuple[str, str], float]  # wavefronts of conflicts, by opcode and source line
 
 
-def operator(shape: Shape, dtype: torch.dtype) -> Case:
+def zeros(shape: Shape, dtype: torch.dtype) -> Case:
     """Values do not matter to what is issued."""
     stages, c, k = len(shape.factors), shape.inter, shape.kernel_size
     x = untouched_zeros((shape.batch, shape.height, shape.width, c), dtype)
@@ -56,7 +56,7 @@ def operator(shape: Shape, dtype: torch.dtype) -> Case:
 
 def fused_block(shape: Shape, dtype: torch.dtype) -> BlockArguments:
     """The ΔConvBlock around the operator, twice as wide, with every bias and a residual."""
-    case, dim = operator(shape, dtype), 2 * shape.inter
+    case, dim = zeros(shape, dtype), 2 * shape.inter
     x = untouched_zeros((*case.x.shape[:3], dim), dtype)
     features = case.grad.shape[3]
     weights = [torch.zeros(size, dtype=dtype) for size in ((shape.inter, dim), (dim, features), (dim, dim))]
@@ -127,7 +127,7 @@ def count(run: Callable[[Executor], object], choices: list[Choice]) -> list[Weig
 
 
 def count_operator(shape: Shape, dtype: torch.dtype, gradients: bool) -> list[Weighted]:
-    case, gpu = operator(shape, dtype), device("h200")
+    case, gpu = zeros(shape, dtype), device("h200")
     problem = plan_problem(case.x.shape, shape.factors, shape.kernel_size, dtype)
     if gradients:
         known = [host_build().backward_plan(problem, gpu).gate]

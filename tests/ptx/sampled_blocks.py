@@ -25,13 +25,13 @@ def pyramid_blocks(plan) -> Sampled:
     """
     tiles = host_build().located_tiles(plan)
     last: dict[int, list[int]] = {}
-    for _, stage, _, *position in tiles:
+    for stage, _, *position, _ in tiles:
         last[stage] = [max(pair) for pair in zip(last.get(stage, position), position, strict=True)]
     kinds = defaultdict(list)
-    for block, stage, _, *position in tiles:
+    for stage, _, *position, block in tiles:
         ends = tuple((at == 0, at == most) for at, most in zip(position, last[stage], strict=True))
         kinds[stage, ends].append(block)
-    idle = set(range(plan.blocks)).difference(block for block, *_ in tiles)
+    idle = set(range(plan.blocks)).difference(block for *_, block in tiles)
     return one_of_each(kinds | ({None: sorted(idle)} if idle else {}))
 
 

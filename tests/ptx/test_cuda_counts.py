@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from count import Weighted, count_block, count_operator, cycles_of, fused_block, operator
+from count import Weighted, count_block, count_operator, cycles_of, fused_block, zeros
 from cuda_launches import Executor, block, forward
 from host_build import device
 
@@ -20,7 +20,7 @@ def assert_stand_for(sampled: list[Weighted], executor: Executor):
 def test_sampled_blocks_of_the_forward(shape):
     """In the second of 90 blocks 22 have no tile."""
     executor = Executor(gpu=device("h200"))
-    forward(operator(shape, torch.float32), executor)
+    forward(zeros(shape, torch.float32), executor)
     assert_stand_for(count_operator(shape, torch.float32, gradients=False), executor)
 
 

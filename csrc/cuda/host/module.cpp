@@ -142,12 +142,12 @@ PYBIND11_MODULE(deltaconv_cuda_host, m) {
           const Tile tile = locate_tile(plan.stages);
           if (!tile.exists) continue;
           const int32_t stage = plan.stages.at[tile.stage].index;
-          tiles.push_back({host::block.index, stage, tile.image, tile.index_row, tile.index_col, tile.channel});
+          tiles.push_back({stage, tile.image, tile.index_row, tile.index_col, tile.channel, host::block.index});
         }
         return tiles;
       },
       py::arg("plan"),
-      "Each block that has a tile: its index, and the tile's stage, image, row, column and first channel.");
+      "Of each block that has a tile: stage, image, row, column, first channel, and the block's index.");
 
   m.def("set_block_order", [](bool descending) { host::options.descending = descending; }, py::arg("descending"));
   m.def("set_launcher", &set_launcher, py::arg("launcher"),
