@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -36,8 +37,8 @@ def run(options: argparse.Namespace) -> None:
         framer = Framer(options.resolution, options.max_aspect_ratio)
         with ThreadPoolExecutor(max(1, options.dataloader_num_workers)) as threads:
             seen = list(tqdm(_findings(options, threads), desc="check", unit="picture"))
-    except DataError as error:
-        raise UserError(str(error)) from error
+    except DataError as error:  # which begins with the name that training has for this kind of data
+        raise UserError(re.sub(r"^(train_data_dir|dataset_name|train_shards): ", "data: ", str(error))) from error
     except ValueError as error:
         raise UserError(f"--{error}") from error
     print(_summary(seen, framer))
@@ -57,6 +58,8 @@ def _findings(options: argparse.Namespace, threads: Executor) -> Iterator[Findin
     if ".tar" in options.data:
         return inspect_shards(options.data, column)
     folder = Path(options.data)
+    if folder.is_file():
+        raise UserError(f"data: expected a folder, a hub id or shards (.tar), {folder} is a file")
     saved = any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
     if folder.is_dir() and not saved:
         return inspect_images(ImageFolder(folder, squares, column), threads)

@@ -45,8 +45,8 @@ def run(options: argparse.Namespace) -> None:
 
     denoiser, scale = _describe(options.model)
     sizes = _parse_sizes(options.sizes, scale)
+    size = _parse_kernel_size(options.kernel_size)
     try:
-        size = options.kernel_size if options.kernel_size == "auto" else int(options.kernel_size)
         report = DeltaConvFusion.convert(denoiser, kernel_size=size).report
     except ValueError as error:
         raise UserError(f"--kernel_size {options.kernel_size}: {error}") from error
@@ -201,11 +201,18 @@ def _from_folder(folder: Path) -> tuple[ModelMixin, int]:
     raise UserError(f"--model: expected a UNet2DConditionModel or PixArtTransformer2DModel in {folder}")
 
 
+def _parse_kernel_size(text: str) -> int | str:
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError as error:
+        raise UserError(f"--kernel_size: expected 'auto' or an odd number, got {text!r}") from error
+
+
 def _parse_sizes(text: str, scale: int) -> list[int]:
     try:
         sizes = [int(size) for size in text.split(",")]
     except ValueError as error:
         raise UserError(f"--sizes: expected whole numbers separated by commas, got {text!r}") from error
     if any(size < scale or size % scale for size in sizes):
-        raise UserError(f"--sizes: expected multiples of {scale}, the pixels of a latent one, got {text!r}")
+        raise UserError(f"--sizes: expected positive multiples of {scale}, the pixels of a latent one, got {text!r}")
     return sizes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 CHECKED_LATER = ("height", "width", "base_height", "base_width", "strength", "largest_upscale")
 IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp")
+OTHER_FILES = (".tif", ".tiff", ".bmp", ".gif", ".avif", ".jxl", ".heic")  # no folder is meant
 
 
 class Picture(NamedTuple):
@@ -119,6 +121,8 @@ def _check(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name}: expected a positive number, got {value}")
+    if not math.isfinite(options.guidance_scale):
+        raise UserError(f"--guidance_scale: expected a finite number, got {options.guidance_scale}")
     for prefix in ("", "base_"):
         if (getattr(options, f"{prefix}height") is None) != (getattr(options, f"{prefix}width") is None):
             raise UserError(f"--{prefix}height, --{prefix}width: expected both or neither")
@@ -137,7 +141,8 @@ def _check_output(output: Path, images: int) -> None:
         if images > 1:
             raise UserError(f"--output: expected a folder for {images} images, got the file {output}")
         output = output.parent
-    if output.exists() and not output.is_dir():
+    is_other_file = output.exists() or output.suffix.lower() in OTHER_FILES
+    if is_other_file and not output.is_dir():
         raise UserError(f"--output: expected a folder, or a file that ends in {', '.join(IMAGE_FILES)}, got {output}")
     require_folder("--output", output)
 

@@ -147,8 +147,8 @@ def _trace(tensors: Mapping[str, Tensor]) -> dict[str, str]:
         torch.stack([tensor.reshape(-1)[int(place * tensor.numel())] for place in TRACED_PLACES]).float()
         for tensor in (tensors[name] for name in sorted(tensors))
     ]
-    together = torch.cat([value.cpu() for value in values]) if values else torch.empty(0)
-    raw = together.numpy().astype("<f4").tobytes()
+    numbers = [value.cpu().numpy() for value in values]
+    raw = np.concatenate(numbers).astype("<f4").tobytes() if numbers else b""
     return {"names": _digest(tensors), "values": base64.b64encode(raw).decode()}
 
 

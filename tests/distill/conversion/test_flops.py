@@ -203,10 +203,10 @@ def test_command_for_a_transformer_and_the_embedded_model(tmp_path: Path, capsys
         (["--model", "sd3"], "--model: expected sd15, .* got 'sd3'"),
         (["--model", "{tmp}"], "--model: expected a UNet2DConditionModel or PixArtTransformer2DModel in"),
         (["--sizes", "512,big"], "--sizes: expected whole numbers"),
-        (["--sizes", "100"], "--sizes: expected multiples of 8, .* got '100'"),
-        (["--sizes", "0"], "--sizes: expected multiples of 8"),
+        (["--sizes", "100"], "--sizes: expected positive multiples of 8, .* got '100'"),
+        (["--sizes", "0"], "--sizes: expected positive multiples of 8"),
         (["--kernel_size", "4"], "--kernel_size 4: .*odd integers"),
-        (["--kernel_size", "many"], "--kernel_size many: "),
+        (["--kernel_size", "many"], "--kernel_size: expected 'auto' or an odd number, got 'many'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
