@@ -4,7 +4,7 @@ float64, notices.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cuda_launches import Executor
@@ -135,8 +135,13 @@ def is_noticed(subject: Subject, at: int, edit: Callable[[Instruction], None]) -
         return True
 
 
-def unnoticed(kind: str, subject: Subject, *, some: int = 3, all_of_them: bool = False) -> list[str]:
-    """The lines of PTX where a mutation goes unnoticed, of `some` lines where the kind does not try all."""
+def unnoticed(
+    kind: str, subject: Subject, others: Sequence[Subject] = (), *, some: int = 3, all_of_them: bool = False
+) -> list[str]:
+    """The lines of PTX where a mutation goes unnoticed, of `some` lines where the kind does not try all.
+
+    `others` launch the same kernel on other problems: what is noticed there need not be noticed in the first.
+    """
     mutation = MUTATIONS[kind]
     instructions, executed = executed_instructions(subject)
     found = [at for at in executed if mutation.befalls(instructions, at)]
@@ -145,4 +150,9 @@ def unnoticed(kind: str, subject: Subject, *, some: int = 3, all_of_them: bool =
     lines = {
         at: f"{instructions[at].opcode}, PTX line {instructions[at].line}, {instructions[at].source}" for at in tried
     }
-    return [lines[at] for at in tried if not is_noticed(subject, at, mutation.edit)]
+    missed = [at for at in tried if not is_noticed(subject, at, mutation.edit)]
+    for other in others if missed else ():
+        same, also_executed = executed_instructions(other)
+        assert [i.line for i in same] == [i.line for i in instructions], "another kernel than the first problem's"
+        missed = [at for at in missed if at not in also_executed or not is_noticed(other, at, mutation.edit)]
+    return [lines[at] for at in missed]

@@ -29,22 +29,13 @@ COPIED = {
     (CORES, "pooled input"): {"a store to shared memory 2 bytes off", "a global load 2 bytes off"},
     (CORES, "input"): {"a store to shared memory 2 bytes off"},
 }
-WITHOUT_EFFECT = {
+WITHOUT_EFFECT = {  # of the instructions that `make test` tries, and of all
     # Each task sums the bias's gradient, and the first stores it. Of the two that there are the other might as well.
-    (CORES, "weight", "a store's tail negated"): 1,
+    (CORES, "weight", "a store's tail negated"): (1, 1),
     # What is behind a tile keeps the next one but one out of its place: here a CTA has two tiles at most.
-    (TENSOR_CORES, "weight", "a warp's barrier removed"): 1,
-    # The largest of a tile's scales, which are all 1 in bfloat16.
-    (TENSOR_CORES, "weight", "another lane shuffled"): 1,
-}
-# Of these some instructions go unnoticed in this problem, and nobody has said yet whether they would in every one.
-UNEXPLAINED = {
-    (CORES, "gate", "a global load 2 bytes off"),  # 4 of 73
-    (CORES, "weight", "a global load 2 bytes off"),  # 1 of 44
-    (TENSOR_CORES, "gate", "a global load 2 bytes off"),
-    (TENSOR_CORES, "pooled input", "operands of a product swapped"),  # 3 of 12
-    (TENSOR_CORES, "weight", "another lane shuffled"),  # 3 of 31, one of them explained above
-    (TENSOR_CORES, "weight", "a load from shared memory 2 bytes off"),
+    (TENSOR_CORES, "weight", "a warp's barrier removed"): (1, 1),
+    # The largest of a tile's scales, which are all 1 in bfloat16, and the fourth row of three, which is zero.
+    (TENSOR_CORES, "weight", "another lane shuffled"): (1, 3),
 }
 
 
@@ -77,8 +68,12 @@ def subject(path: str, shape: Shape, dtype: torch.dtype, launch: str) -> Subject
 
 
 def assert_noticed(path: str, inter: int, dtype: torch.dtype, launch: str, kind: str, **options):
-    found = unnoticed(kind, subject(path, Shape(1, 9, 21, inter, 7), dtype, launch), **options)
-    assert len(found) == WITHOUT_EFFECT.get((path, launch, kind), 0), found
+    sizes = (1, 9, 21, (1, 2)), (2, 23, 37, (1, 2)), (1, 33, 35, (3, 1)), (1, 17, 30, (2, 4))
+    shapes = [Shape(batch, height, width, inter, 7, factors) for batch, height, width, factors in sizes]
+    first, *others = (subject(path, shape, dtype, launch) for shape in shapes)
+    found = unnoticed(kind, first, others, **options)
+    without_effect = WITHOUT_EFFECT.get((path, launch, kind), (0, 0))[options.get("all_of_them", False)]
+    assert len(found) == without_effect, found
 
 
 @pytest.mark.parametrize(("path", "launch", "kind"), kinds(CORES, CONVERTED) + kinds(TENSOR_CORES, {}))
@@ -87,10 +82,7 @@ def test_noticed(path, launch, kind):
 
 
 @pytest.mark.ptx_full
-@pytest.mark.parametrize(
-    ("path", "launch", "kind"),
-    [each for each in kinds(CORES, CONVERTED) + kinds(TENSOR_CORES, {}) if each not in UNEXPLAINED],
-)
+@pytest.mark.parametrize(("path", "launch", "kind"), kinds(CORES, CONVERTED) + kinds(TENSOR_CORES, {}))
 def test_every_instruction_noticed(path, launch, kind):
     assert_noticed(path, 18, torch.bfloat16, launch, kind, all_of_them=True)
 
