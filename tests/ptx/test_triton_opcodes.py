@@ -44,6 +44,22 @@ def test_bit_fields(opcode, value, start, length, expected):
     assert computed(body, "<II", struct.pack("<Q", value)) == (expected, expected)
 
 
+@pytest.mark.parametrize(
+    ("start", "length", "expected"),
+    [
+        (8, 4, 0xABCD1F34),
+        (28, 8, 0xFBCD1234),  # beyond the last bit nothing is inserted
+        (40, 8, 0xABCD1234),
+        (0, 32, 0xFFFFFFFF),
+        (4, 0, 0xABCD1234),
+        (260, 257, 0xABCD1234 | 0x10),  # the counts are the last bytes
+    ],
+)
+def test_inserted_bits(start, length, expected):
+    body = f"cvt.u32.u64 %r1, %rd1;\nbfi.b32 %r2, -1, %r1, {start}, {length};\nmov.b64 %rd9, {{%r2, %r2}};"
+    assert computed(body, "<II", struct.pack("<Q", 0xABCD1234)) == (expected, expected)
+
+
 def test_bit_fields_of_64():
     body = "bfe.s64 %rd9, %rd1, 31, 1;"
     assert computed(body, "<q", struct.pack("<Q", 1 << 31)) == (-1,)

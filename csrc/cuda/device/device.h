@@ -20,6 +20,7 @@
 //   shuffle(value, lane)               as shuffle_xor, from any lane
 //   warp_max<lanes>(value)             the largest value among groups of `lanes` neighbouring lanes, in all of them
 //   load16(p) store16(p, quad)         16 aligned bytes of global or shared memory
+//   store16_global(p, quad)            16 aligned bytes of global memory, in one access for certain
 //   load16_constant(p)                 16 aligned bytes of global memory that nothing writes, by the read-only path
 //   load_constant(p)                   one value of such memory
 //   copy16_async(to, from, valid)      16 bytes from global to shared memory, zeros if not valid
@@ -27,7 +28,9 @@
 //                                      that issued a copy sees it after the wait, the CTA after a barrier too.
 //   to_float(t) from_float<T>(f)       conversions of float, Half, BFloat16; from_float rounds to nearest, ties to even
 //   pack_pair<T>(low, high)            two values rounded to a 16-bit type, in one word
+//   unpack_pair<T>(word, low, high)    the two values of such a word
 //   join_bits(low, high)               two 16-bit patterns in one word
+//   join_low(a, b) join_high(a, b)     the low (high) halves of two words in one word, a's in its low half
 //   fused_multiply_add(a, b, c)        a * b + c
 //   exponential(x)
 //   reciprocal(x)                      to 2 units in the last place; 0 from 2^126 on
@@ -48,9 +51,13 @@
 
 namespace deltaconv::cuda {
 
-DELTACONV_DEVICE int lane_index() { return thread_index() % kWarp; }
-DELTACONV_DEVICE int fresh_lane_index() { return fresh(thread_index()) % kWarp; }
-DELTACONV_DEVICE int warp_index() { return thread_index() / kWarp; }
+// Remainders and quotients of unsigned numbers take one instruction, those of signed numbers four.
+DELTACONV_DEVICE int lane_of(int thread) { return static_cast<int>(static_cast<uint32_t>(thread) % kWarp); }
+DELTACONV_DEVICE int warp_of(int thread) { return static_cast<int>(static_cast<uint32_t>(thread) / kWarp); }
+
+DELTACONV_DEVICE int lane_index() { return lane_of(thread_index()); }
+DELTACONV_DEVICE int fresh_lane_index() { return lane_of(fresh(thread_index())); }
+DELTACONV_DEVICE int warp_index() { return warp_of(thread_index()); }
 
 // The largest of `value` among the kGroup lanes that differ in their last bits alone.
 template <int kGroup = kWarp>
@@ -65,12 +72,6 @@ DELTACONV_DEVICE float warp_max(float value) {
 
 DELTACONV_DEVICE uint32_t join_bits(uint16_t low, uint16_t high) { return uint32_t(low) | uint32_t(high) << 16; }
 
-// Two values, rounded to the 16-bit type T, in one word.
-template <class T>
-DELTACONV_DEVICE uint32_t pack_pair(float low, float high) {
-  return join_bits(from_float<T>(low).bits, from_float<T>(high).bits);
-}
-
 // How many values of type T a quad holds.
 template <class T>
 inline constexpr int kQuadValues = 16 / int(sizeof(T));
@@ -78,11 +79,11 @@ inline constexpr int kQuadValues = 16 / int(sizeof(T));
 template <class T>
 DELTACONV_DEVICE void unpack(const Quad& quad, float (&values)[kQuadValues<T>]) {
   DELTACONV_UNROLL
-  for (int i = 0; i < kQuadValues<T>; ++i) {
+  for (int i = 0; i < 4; ++i) {
     if constexpr (sizeof(T) == 4) {
       values[i] = bits_to_float(quad.words[i]);
     } else {
-      values[i] = to_float(T{static_cast<uint16_t>(quad.words[i / 2] >> (i % 2 * 16))});
+      unpack_pair<T>(quad.words[i], values[2 * i], values[2 * i + 1]);
     }
   }
 }
@@ -95,8 +96,7 @@ DELTACONV_DEVICE Quad pack(const float (&values)[kQuadValues<T>]) {
     if constexpr (sizeof(T) == 4) {
       quad.words[i] = float_to_bits(values[i]);
     } else {
-      quad.words[i] = uint32_t(from_float<T>(values[2 * i]).bits) | uint32_t(from_float<T>(values[2 * i + 1]).bits)
-                                                                        << 16;
+      quad.words[i] = pack_pair<T>(values[2 * i], values[2 * i + 1]);
     }
   }
   return quad;

@@ -61,6 +61,12 @@ DELTACONV_DEVICE T load_constant(const T* from) {
 DELTACONV_DEVICE void store16(void* to, const Quad& quad) {
   *static_cast<uint4*>(to) = make_uint4(quad.words[0], quad.words[1], quad.words[2], quad.words[3]);
 }
+// In assembly, because nvcc splits some of the other stores into four.
+DELTACONV_DEVICE void store16_global(void* to, const Quad& quad) {
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(quad.words[0]),
+               "r"(quad.words[1]), "r"(quad.words[2]), "r"(quad.words[3])
+               : "memory");
+}
 
 DELTACONV_DEVICE void copy16_async(void* to_shared, const void* from_global, bool valid) {
   const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(to_shared));
@@ -88,6 +94,35 @@ DELTACONV_DEVICE T from_float(float value) {
     return {__bfloat16_as_ushort(__float2bfloat16_rn(value))};
   } else {
     return value;
+  }
+}
+
+DELTACONV_DEVICE uint32_t join_low(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x5410); }
+DELTACONV_DEVICE uint32_t join_high(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x7632); }
+
+// One instruction rounds both values.
+template <class T>
+DELTACONV_DEVICE uint32_t pack_pair(float low, float high) {
+  uint32_t word;
+  if constexpr (std::is_same_v<T, Half>) {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  } else {
+    static_assert(std::is_same_v<T, BFloat16>);
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  }
+  return word;
+}
+template <class T>
+DELTACONV_DEVICE void unpack_pair(uint32_t word, float& low, float& high) {
+  if constexpr (std::is_same_v<T, Half>) {
+    Half halves[2];
+    asm("mov.b32 {%0, %1}, %2;" : "=h"(halves[0].bits), "=h"(halves[1].bits) : "r"(word));
+    low = to_float(halves[0]);
+    high = to_float(halves[1]);
+  } else {
+    static_assert(std::is_same_v<T, BFloat16>);
+    low = bits_to_float(word << 16);
+    high = bits_to_float(word & 0xffff0000u);
   }
 }
 

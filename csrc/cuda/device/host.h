@@ -167,6 +167,7 @@ inline void store16(void* to, const Quad& quad) {
   host::check_aligned(to);
   std::memcpy(to, &quad, 16);
 }
+inline void store16_global(void* to, const Quad& quad) { store16(to, quad); }
 
 inline void copy16_async(void* to_shared, const void* from_global, bool valid) {
   host::check_aligned(to_shared);
@@ -227,6 +228,18 @@ T from_float(float value) {
   } else {
     return value;
   }
+}
+
+inline uint32_t join_low(uint32_t a, uint32_t b) { return (a & 0xffffu) | b << 16; }
+inline uint32_t join_high(uint32_t a, uint32_t b) { return a >> 16 | (b & 0xffff0000u); }
+template <class T>
+uint32_t pack_pair(float low, float high) {
+  return uint32_t(from_float<T>(low).bits) | uint32_t(from_float<T>(high).bits) << 16;
+}
+template <class T>
+void unpack_pair(uint32_t word, float& low, float& high) {
+  low = to_float(T{static_cast<uint16_t>(word)});
+  high = to_float(T{static_cast<uint16_t>(word >> 16)});
 }
 
 inline float fused_multiply_add(float a, float b, float c) { return a * b + c; }

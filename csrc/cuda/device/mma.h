@@ -40,11 +40,13 @@ DELTACONV_DEVICE uint32_t shared_address(const void* p) { return static_cast<uin
 
 }  // namespace ptx
 
-// Loads two fragments of A from shared memory. Lane l points at the 16 bytes of row l % 16 of fragment l / 16.
+// Loads two fragments of A from shared memory. Lane l points at the 16 bytes of row l % 16 of fragment l / 16, less
+// kOffset bytes, which are the same for all lanes and part of the instruction.
+template <int kOffset = 0>
 DELTACONV_DEVICE void load_fragments(const void* row, FragmentA& left, FragmentA& right) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4 + %5];"
                : "=r"(left.words[0]), "=r"(left.words[1]), "=r"(right.words[0]), "=r"(right.words[1])
-               : "r"(ptx::shared_address(row))
+               : "r"(ptx::shared_address(row)), "n"(kOffset)
                : "memory");
 }
 
@@ -74,37 +76,45 @@ DELTACONV_DEVICE void load_fragment_transposed(const void* row, FragmentA& block
                : "memory");
 }
 
-#define DELTACONV_MMA_K16(TYPE)                                                    \
-  asm("mma.sync.aligned.m16n8k16.row.col.f32." TYPE "." TYPE                       \
-      ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"       \
-      : "+f"(c.values[0]), "+f"(c.values[1]), "+f"(c.values[2]), "+f"(c.values[3]) \
-      : "r"(left.words[0]), "r"(left.words[1]), "r"(right.words[0]), "r"(right.words[1]), "r"(b0), "r"(b1))
-#define DELTACONV_MMA_K8(TYPE)                                                                                         \
-  asm("mma.sync.aligned.m16n8k8.row.col.f32." TYPE "." TYPE ".f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};" \
-      : "+f"(c.values[0]), "+f"(c.values[1]), "+f"(c.values[2]), "+f"(c.values[3])                                     \
-      : "r"(a.words[0]), "r"(a.words[1]), "r"(b0))
+// The sum and the addend are separate operands, so that many sums can start from one addend without copies of it.
+#define DELTACONV_MMA_K16(TYPE)                                                                             \
+  asm("mma.sync.aligned.m16n8k16.row.col.f32." TYPE "." TYPE                                                \
+      ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"                            \
+      : "=f"(sum.values[0]), "=f"(sum.values[1]), "=f"(sum.values[2]), "=f"(sum.values[3])                  \
+      : "r"(left.words[0]), "r"(left.words[1]), "r"(right.words[0]), "r"(right.words[1]), "r"(b0), "r"(b1), \
+        "f"(c.values[0]), "f"(c.values[1]), "f"(c.values[2]), "f"(c.values[3]))
+#define DELTACONV_MMA_K8(TYPE)                                                                           \
+  asm("mma.sync.aligned.m16n8k8.row.col.f32." TYPE "." TYPE                                              \
+      ".f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%7, %8, %9, %10};"                                        \
+      : "=f"(sum.values[0]), "=f"(sum.values[1]), "=f"(sum.values[2]), "=f"(sum.values[3])               \
+      : "r"(a.words[0]), "r"(a.words[1]), "r"(b0), "f"(c.values[0]), "f"(c.values[1]), "f"(c.values[2]), \
+        "f"(c.values[3]))
 
 // c += [left right] . [b0; b1]
 template <class T>
 DELTACONV_DEVICE void multiply_add(Accumulator& c, const FragmentA& left, const FragmentA& right, uint32_t b0,
                                    uint32_t b1) {
+  Accumulator sum;
   if constexpr (std::is_same_v<T, Half>) {
     DELTACONV_MMA_K16("f16");
   } else {
     static_assert(std::is_same_v<T, BFloat16>);
     DELTACONV_MMA_K16("bf16");
   }
+  c = sum;
 }
 
 // c += a . b0
 template <class T>
 DELTACONV_DEVICE void multiply_add(Accumulator& c, const FragmentA& a, uint32_t b0) {
+  Accumulator sum;
   if constexpr (std::is_same_v<T, Half>) {
     DELTACONV_MMA_K8("f16");
   } else {
     static_assert(std::is_same_v<T, BFloat16>);
     DELTACONV_MMA_K8("bf16");
   }
+  c = sum;
 }
 
 #undef DELTACONV_MMA_K16
@@ -173,9 +183,10 @@ void multiply_add(Accumulator& c, const FragmentA* a, const uint32_t* b) {
 
 }  // namespace host
 
-inline void load_fragments(const void* row, FragmentA& left, FragmentA& right) {
+template <int kOffset = 0>
+void load_fragments(const void* row, FragmentA& left, FragmentA& right) {
   uint32_t words[4];
-  host::load_matrices<4>(row, false, words);
+  host::load_matrices<4>(static_cast<const std::byte*>(row) + kOffset, false, words);
   left = {{words[0], words[1]}};
   right = {{words[2], words[3]}};
 }

@@ -14,6 +14,14 @@ struct alignas(16) Quad {
   uint32_t words[4];
 };
 
+// Neighbouring values that a thread reads or writes at once.
+struct alignas(8) FloatPair {
+  float values[2];
+};
+struct alignas(16) FloatQuad {
+  float values[4];
+};
+
 // Where a launch goes.
 struct Stream {
   void* handle = nullptr;  // a cudaStream_t; the host build ignores it

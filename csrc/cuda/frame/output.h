@@ -7,6 +7,11 @@
 
 namespace deltaconv::cuda {
 
+// Where a channel of a pixel lies in the result and in the residual, in elements.
+struct SinkPlace {
+  int64_t result, residual;
+};
+
 // The stage's slice of one image's result, at the CTA's first channel.
 template <class T>
 struct Sink {
@@ -18,26 +23,41 @@ struct Sink {
   int32_t channels;  // those of the CTA's pairs that exist
   bool vectors;      // groups of kVector channels are 16-byte aligned and exist as a whole or not at all
 
-  DELTACONV_DEVICE float residual_at(int32_t y, int32_t x, int32_t channel) const {
-    if (!residual) return 0.0f;
-    return to_float(residual[y * residual_row_stride + x * residual_col_stride + channel]);
+  // Offsets of a channel of a pixel. Threads that walk over pixels add strides to them.
+  DELTACONV_DEVICE SinkPlace place(int32_t y, int32_t x, int32_t channel) const {
+    return {y * result_row_stride + x * result_col_stride + channel,
+            y * residual_row_stride + x * residual_col_stride + channel};
   }
-  // kVector channels of the residual, where there are vectors; a thread reads them well before it needs them.
-  DELTACONV_DEVICE Quad residuals_at(int32_t y, int32_t x, int32_t channel) const {
-    if (!residual || !vectors) return {};
-    return load16_constant(residual + y * residual_row_stride + x * residual_col_stride + channel);
+  DELTACONV_DEVICE void next_row(SinkPlace& at) const {
+    at.result += result_row_stride;
+    at.residual += residual_row_stride;
+  }
+  DELTACONV_DEVICE void next_col(SinkPlace& at) const {
+    at.result += result_col_stride;
+    at.residual += residual_col_stride;
   }
 
-  DELTACONV_DEVICE void store(int32_t y, int32_t x, int32_t channel, float value) const {
-    result[y * result_row_stride + x * result_col_stride + channel] = from_float<T>(value);
+  DELTACONV_DEVICE float residual_at(int32_t y, int32_t x, int32_t channel) const {
+    if (!residual) return 0.0f;
+    return to_float(residual[place(y, x, channel).residual]);
   }
-  // Stores values plus residuals to channels `channel` to channel + kVector - 1, of which at least the first exists.
-  DELTACONV_DEVICE void store(int32_t y, int32_t x, int32_t channel, float (&values)[kVector],
+  // Whether a thread reads the residual kVector channels at a time, well before it needs them.
+  DELTACONV_DEVICE bool has_residual_vectors() const { return residual && vectors; }
+  DELTACONV_DEVICE Quad residuals_at(const SinkPlace& at) const { return load16_constant(residual + at.residual); }
+
+  DELTACONV_DEVICE void store(int32_t y, int32_t x, int32_t channel, float value) const {
+    result[place(y, x, channel).result] = from_float<T>(value);
+  }
+  // Stores values plus residuals to channels `channel` to channel + kVector - 1, of which at least the first exists and
+  // lies at `at`.
+  DELTACONV_DEVICE void store(const SinkPlace& at, int32_t channel, float (&values)[kVector],
                               const Quad& residuals) const {
     if (!vectors) {
       DELTACONV_UNROLL
       for (int e = 0; e < kVector; ++e) {
-        if (channel + e < channels) store(y, x, channel + e, values[e] + residual_at(y, x, channel + e));
+        if (channel + e >= channels) break;
+        const float add = residual ? to_float(residual[at.residual + e]) : 0.0f;
+        result[at.result + e] = from_float<T>(values[e] + add);
       }
       return;
     }
@@ -47,7 +67,7 @@ struct Sink {
       DELTACONV_UNROLL
       for (int e = 0; e < kVector; ++e) values[e] += add[e];
     }
-    store16(result + y * result_row_stride + x * result_col_stride + channel, pack<T>(values));
+    store16_global(result + at.result, pack<T>(values));
   }
 };
 
@@ -85,43 +105,46 @@ DELTACONV_DEVICE int32_t clamp(int32_t value, int32_t low, int32_t high) {
   return value < low ? low : value > high ? high : value;
 }
 
-// The functions below get results from gated(row, col, channel, values), which reads kVector channels of one result of
-// the tile. Neighbouring threads take neighbouring vectors of one pixel, then neighbouring pixels of a row, so that a
-// warp writes whole sectors of device memory.
+// The functions below get results from gated(row, col, channel, values), which reads kVector channels. Neighbouring
+// threads take neighbouring vectors of one pixel, so that a warp writes whole sectors of device memory.
 
-// Calls visit(i, true) for every item i to load, so that the loads of all items are in flight together, then visit(i,
-// false) for every item to store.
-template <int kCount, class Visit>
-DELTACONV_DEVICE void load_then_store(const Visit& visit) {
-  DELTACONV_UNROLL
-  for (int i = 0; i < 2 * kCount; ++i) visit(i % kCount, i < kCount);
-}
-
-// Stores the tile of a stage at full resolution.
+// Stores the tile of a stage at full resolution. gated(row, col, channel, values) reads 4 neighbouring results of each
+// of kVector channels.
 template <int kRows, int kCols, int kPairs, class T, class Gated>
 DELTACONV_DEVICE void store_tile(const Sink<T>& sink, const Stage& stage, const Tile& tile, const Gated& gated) {
-  constexpr int kVector = Sink<T>::kVector, kVectors = kPairs / kVector, kTogether = 4;
-  constexpr int kItems = kRows * kCols * kVectors;
+  constexpr int kVector = Sink<T>::kVector, kVectors = kPairs / kVector, kAcross = kCols / 4;
   const int32_t rows = stage.rows.reduced - tile.row, cols = stage.cols.reduced - tile.col;
-  for (int first = thread_index(); first < kItems; first += kTogether * thread_count()) {
-    Quad residuals[kTogether];
-    load_then_store<kTogether>([&](int j, bool loading) {
-      const int i = first + j * thread_count();
-      const int32_t channel = i % kVectors * kVector, col = i / kVectors % kCols, row = i / kVectors / kCols;
-      if (i >= kItems || row >= rows || col >= cols || channel >= sink.channels) return;
-      if (loading) {
-        residuals[j] = sink.residuals_at(tile.row + row, tile.col + col, channel);
-      } else {
-        float values[kVector];
-        gated(row, col, channel, values);
-        sink.store(tile.row + row, tile.col + col, channel, values, residuals[j]);
+  DELTACONV_NO_UNROLL
+  for (int i = thread_index(); i < kRows * kAcross * kVectors; i += thread_count()) {
+    const auto item = static_cast<uint32_t>(i);
+    const int32_t channel = item % kVectors * kVector, col = item / kVectors % kAcross * 4;
+    const int32_t row = item / kVectors / kAcross;
+    if (row >= rows || col >= cols || channel >= sink.channels) continue;
+    const SinkPlace first = sink.place(tile.row + row, tile.col + col, channel);
+    Quad residuals[4] = {};
+    SinkPlace at = first;
+    if (sink.has_residual_vectors()) {
+      DELTACONV_UNROLL
+      for (int n = 0; n < 4; ++n, sink.next_col(at)) {
+        if (col + n < cols) residuals[n] = sink.residuals_at(at);
       }
-    });
+    }
+    FloatQuad results[kVector];
+    gated(row, col, channel, results);
+    at = first;
+    DELTACONV_UNROLL
+    for (int n = 0; n < 4; ++n, sink.next_col(at)) {
+      if (col + n >= cols) continue;
+      float values[kVector];
+      DELTACONV_UNROLL
+      for (int e = 0; e < kVector; ++e) values[e] = results[e].values[n];
+      sink.store(at, channel, values, residuals[n]);
+    }
   }
 }
 
-// Stores one column of pixels, kVector channels of each. Two rows of the grid, interpolated along the columns,
-// stay in registers.
+// Stores one column of pixels, kVector channels of each, which gated() reads for one result of the tile. Two rows of
+// the grid, interpolated along the columns, stay in registers, and the step between them.
 template <class T, class Gated>
 DELTACONV_DEVICE void store_upsampled_column(const Sink<T>& sink, const Stage& stage, const Tile& tile, int32_t x,
                                              Span rows, int32_t channel, const Gated& gated) {
@@ -139,29 +162,39 @@ DELTACONV_DEVICE void store_upsampled_column(const Sink<T>& sink, const Stage& s
   };
   UpsampleWalk down(stage.rows, rows.begin);
   int32_t cell = down.cell();
-  float above[kVector], below[kVector], values[kVector];
+  float above[kVector], below[kVector], step[kVector];
+  const auto load_below = [&] {
+    load_row(cell + 1, below);
+    DELTACONV_UNROLL
+    for (int e = 0; e < kVector; ++e) step[e] = below[e] - above[e];
+  };
   load_row(cell, above);
-  load_row(cell + 1, below);
+  load_below();
+  SinkPlace at = sink.place(rows.begin, x, channel);
+  DELTACONV_NO_UNROLL
   for (int32_t first = rows.begin; first < rows.end; first += kTogether) {
-    Quad residuals[kTogether];
-    load_then_store<kTogether>([&](int j, bool loading) {
-      const int32_t y = first + j;
-      if (y >= rows.end) return;
-      if (loading) {
-        residuals[j] = sink.residuals_at(y, x, channel);
-        return;
+    Quad residuals[kTogether] = {};
+    if (sink.has_residual_vectors()) {
+      SinkPlace ahead = at;
+      DELTACONV_UNROLL
+      for (int j = 0; j < kTogether; ++j, sink.next_row(ahead)) {
+        if (first + j < rows.end) residuals[j] = sink.residuals_at(ahead);
       }
+    }
+    DELTACONV_UNROLL
+    for (int j = 0; j < kTogether; ++j, sink.next_row(at), down.advance()) {
+      if (first + j >= rows.end) break;
       if (down.cell() != cell) {
         cell = down.cell();
         DELTACONV_UNROLL
         for (int e = 0; e < kVector; ++e) above[e] = below[e];
-        load_row(cell + 1, below);
+        load_below();
       }
+      float values[kVector];
       DELTACONV_UNROLL
-      for (int e = 0; e < kVector; ++e) values[e] = above[e] + down.fraction() * (below[e] - above[e]);
-      sink.store(y, x, channel, values, residuals[j]);
-      down.advance();
-    });
+      for (int e = 0; e < kVector; ++e) values[e] = above[e] + down.fraction() * step[e];
+      sink.store(at, channel, values, residuals[j]);
+    }
   }
 }
 

@@ -6,18 +6,18 @@
 // then parked values.
 //
 //   plane    [plane_rows][kPitch] of T
-//   filter   [K][K + 1] words, each of two neighbouring taps of a kernel row
+//   filter   [K][K + 1] words, each of two neighbouring taps of a kernel row; then a word with the float32 bias
 //
 //   a kernel row of K = 3 taps    a  b  c
 //   its words                     (0, a)  (a, b)  (b, c)  (c, 0)
 //
 // Shared memory has 32 banks of 4 bytes. ldmatrix reads 8 rows of 16 bytes at a time; they must lie in 8 different
 // groups of 4 banks. Those 8 rows are stored side by side (stored_row), and kPitch is an odd number of 16-byte units.
-// A thread writes two neighbouring pixels of 8 channels as one word to each of 8 planes, and reads gated results in
-// that pattern: a warp has 16 neighbouring words of the planes of two channels, e and e + 8. Those planes are
-// neighbours in banded_slot's order, and their distance is 64 bytes more than a multiple of 128, so that the words lie
-// in 32 different banks. Taps of a filter are read at up to 14 neighbouring words, and written by 32 lanes an odd
-// number of words apart.
+// The planes of channels e and e + 8 are neighbours in banded_slot's order, and their distance is 64 bytes more than a
+// multiple of 128: 64 bytes of one and the same 64 bytes of the other take all banks. So does a thread's run of pixels
+// (load.h): neighbouring lanes write 8 columns, 16 bytes, of 4 rows of both planes, and rows lie an odd number of 16
+// bytes apart. Gated results are read by 16 bytes, four such of a row of both planes. Taps of a filter are read at up
+// to 14 neighbouring words; a warp writes 8 neighbouring words of 4 filters, of which some meet in a bank.
 //
 //   channel pair c      0   1   2  ...   7   8   9  ...  15
 //   banded_slot(c)      0   2   4  ...  14   1   3  ...  15
@@ -39,7 +39,10 @@ inline constexpr int kBandedThreads = 512, kBandedRegisters = 128;
 inline constexpr int kParkedBytes = 32;
 
 // The position of the CTA's channel pair c among the planes.
-DELTACONV_ANYWHERE int banded_slot(int c) { return c % 8 * 2 + c / 8; }
+DELTACONV_ANYWHERE int banded_slot(int c) {
+  const auto pair = static_cast<unsigned>(c);
+  return static_cast<int>(pair % 8 * 2 + pair / 8);
+}
 static_assert(kBandedPairs == 16);
 
 // A CTA computes kRows x kCols results of each channel pair on a stage's grid. A warp computes all of one channel's
@@ -55,18 +58,23 @@ struct BandedTile {
   static constexpr int kPitch = 8 * (kLoads | 1);
 
   // Gated results wait for those of the other channels where the pair's planes were, as [kRows][kResultPitch] float32.
-  // Half a warp writes 8 words to each of 4 rows that are kStep apart: these rows are 8 banks apart.
-  // A whole warp, which 4-byte stores take at a time, writes 8 such rows: two of them to the same 8 banks.
+  // Half a warp, which stores of 8 bytes take at a time, writes 8 words to each of 4 rows that are kStep apart: these
+  // rows are 8 banks apart.
   static constexpr int kResultPitch = kCols + 8 / kStep;
 
   static DELTACONV_ANYWHERE int plane_rows(int K) { return kRows + K - 1; }
+  static DELTACONV_ANYWHERE int parity_rows(int K) {
+    return static_cast<int>(static_cast<unsigned>(plane_rows(K)) / kStep);
+  }
   static DELTACONV_ANYWHERE int plane_elements(int K) { return plane_rows(K) * kPitch; }
   static DELTACONV_ANYWHERE int pair_bytes(int K) {
     const int planes = 2 * plane_elements(K) * 2, results = kRows * kResultPitch * 4;
     const int bytes = planes > results ? planes : results;
     return bytes + (64 - bytes % 128 + 128) % 128;
   }
-  static DELTACONV_ANYWHERE int filter_words(int K) { return K * (K + 1) | 1; }
+  static DELTACONV_ANYWHERE int bias_word(int K) { return K * (K + 1); }
+  // K (K + 1) is even, so that filters are an odd number of words apart.
+  static DELTACONV_ANYWHERE int filter_words(int K) { return bias_word(K) + 1; }
   static DELTACONV_ANYWHERE int parked_offset(int K) {
     return kBandedPairs * (pair_bytes(K) + 2 * filter_words(K) * 4);
   }
@@ -79,9 +87,9 @@ struct BandedTile {
   //   row r         0  1  2  3  4  5  6  7
   //   stored at     0  4  1  5  2  6  3  7
   static_assert(kStep <= 2);
-  static DELTACONV_ANYWHERE int stored_row(int r, int K) { return r % kStep * (plane_rows(K) / kStep) + r / kStep; }
+  static DELTACONV_ANYWHERE int stored_row(int r, int K) { return r % kStep * parity_rows(K) + r / kStep; }
   static DELTACONV_ANYWHERE int plane_row(int stored, int K) {
-    const int each = plane_rows(K) / kStep;
+    const int each = parity_rows(K);
     return stored < each ? stored * kStep : (stored - each) * kStep + 1;
   }
 };

@@ -29,10 +29,12 @@ struct PyramidBackwardGate {
     const int pair_bytes = Banded::pair_bytes(K), c = warp_index();
     std::byte* planes = shared_memory();
     auto* filters = reinterpret_cast<uint32_t*>(planes + kBandedPairs * pair_bytes);
+    const Biases<T, Banded> biases(problem.bias, problem.sizes, problem.stages.at[here.stage].index, here.channel);
     load_half<T, Banded>(problem, here, 0, planes);
     load_filters<T, Banded>(filter_source(problem.weight, problem.sizes, problem.stages.at[here.stage].index,
                                           here.channel, kBandedPairs, problem.vectors),
                             K, filters);
+    biases.store(K, filters);
     auto& tile = *reinterpret_cast<Tile*>(planes + Banded::parked_offset(K));
     if (thread_index() == 0) tile = here;
     sync_block();
@@ -48,7 +50,7 @@ struct PyramidBackwardGate {
       if (loads_at(step)) {
         load_half<T, Banded>(problem, tile, 1, planes);
       } else if (exists) {
-        convolve_pair_half<T, Banded>(problem, tile, c, 0, planes, sums.u);
+        convolve_pair_half<T, Banded>(problem, c, 0, planes, sums.u);
       }
     }
     sync_block();
@@ -56,13 +58,13 @@ struct PyramidBackwardGate {
       if (arguments.keep_inputs) {
         keep_inputs(arguments, tile, c, reinterpret_cast<const T*>(planes + banded_slot(c) * pair_bytes));
       }
-      convolve_pair_half<T, Banded>(problem, tile, c, 1, planes, sums.v);
+      convolve_pair_half<T, Banded>(problem, c, 1, planes, sums.v);
     }
     sync_block();
 
     load_gradients(arguments, tile, planes);
     sync_block();
-    finish_pair(arguments, tile, fresh(thread_index()) / kWarp, planes, sums);
+    finish_pair(arguments, tile, warp_of(fresh(thread_index())), planes, sums);
   }
 
  private:
@@ -129,11 +131,15 @@ struct PyramidBackwardGate {
   template <Gate kGate>
   static DELTACONV_DEVICE void pass_gate(float scale, const float* gated, PairSums<Banded>& sums) {
     gated += lane_corner<Banded>(fresh_lane_index());
-    for_each_value<Banded>([&](int i, int b, int n, int row, int col) {
-      float &u = sums.u[i][b].values[n], &v = sums.v[i][b].values[n];
-      const GateGradient gradient = gate_gradient(kGate, scale, gated[row * Banded::kResultPitch + col], u, v);
-      u = gradient.u;
-      v = gradient.v;
+    for_each_value_pair<Banded>([&](int i, int b, int n, int row, int col) {
+      const auto grads = *reinterpret_cast<const FloatPair*>(gated + row * Banded::kResultPitch + col);
+      DELTACONV_UNROLL
+      for (int e = 0; e < 2; ++e) {
+        float &u = sums.u[i][b].values[n + e], &v = sums.v[i][b].values[n + e];
+        const GateGradient gradient = gate_gradient(kGate, scale, grads.values[e], u, v);
+        u = gradient.u;
+        v = gradient.v;
+      }
     });
   }
 

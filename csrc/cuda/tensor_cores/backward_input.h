@@ -72,12 +72,13 @@ struct PyramidBackwardInput {
   }
 
   static DELTACONV_DEVICE void convolve_plane(T* plane, const uint32_t* filter, int K, float scale) {
-    BandedSums<Banded> sums = {};
-    BandedConvolution<T, Banded>(plane, filter, K).add_to(sums);
+    BandedSums<Banded> sums;
+    BandedConvolution<T, Banded>(plane, filter, K).sum_to(0.0f, sums);
     sync_warp();
     float* to = reinterpret_cast<float*>(plane) + lane_corner<Banded>(lane_index());
-    for_each_value<Banded>([&](int i, int b, int n, int row, int col) {
-      to[row * Banded::kResultPitch + col] = sums[i][b].values[n] * scale;
+    for_each_value_pair<Banded>([&](int i, int b, int n, int row, int col) {
+      const float* values = sums[i][b].values + n;
+      *reinterpret_cast<FloatPair*>(to + row * Banded::kResultPitch + col) = {{values[0] * scale, values[1] * scale}};
     });
   }
 

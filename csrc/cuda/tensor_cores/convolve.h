@@ -22,6 +22,8 @@
 // turn comes, and any K needs the registers of three rows only.
 #pragma once
 
+#include <utility>
+
 #include "cuda/frame/tile.h"
 #include "cuda/tensor_cores/fragments.h"
 #include "cuda/tensor_cores/load.h"
@@ -35,42 +37,53 @@ class BandedConvolution {
   DELTACONV_DEVICE BandedConvolution(const T* plane, const uint32_t* filter, int K)
       : BandedConvolution(plane, filter, K, fresh_lane_index()) {}
 
-  DELTACONV_DEVICE void add_to(BandedSums<Banded>& sums) const {
-    Band before = {};  // kernel row t - 1
-    add_rows<true, false>(0, before, sums);
+  // Sets `sums` to the correlation plus `addend`.
+  DELTACONV_DEVICE void sum_to(float addend, BandedSums<Banded>& sums) const {
+    DELTACONV_UNROLL
+    for (auto& row : sums) {
+      DELTACONV_UNROLL
+      for (Accumulator& sum : row) sum = {{addend, addend, addend, addend}};
+    }
+    Bands bands = {};
+    const T* row = rows_;
+    const uint32_t* taps = filter_;
+    add_rows<true, false>(row, taps, bands, sums);
     DELTACONV_NO_UNROLL
-    for (int t = 2; t + 1 < K_; t += 2) add_rows<false, false>(t, before, sums);
-    add_rows<false, true>(K_ - 1, before, sums);
+    for (int pairs = K_ / 2 - 1; pairs > 0; --pairs) {
+      row += kPairStep;
+      taps += 2 * (K_ + 1);
+      add_rows<false, false>(row, taps, bands, sums);
+    }
+    add_rows<false, true>(row + kPairStep, taps + 2 * (K_ + 1), bands, sums);
   }
 
  private:
   static constexpr int kStep = Banded::kStep, kFragments = Banded::kFragments, kBand = Banded::kBand;
   static_assert(kStep <= 2);
+  static constexpr int kPairStep = 2 / kStep * Banded::kPitch;  // from row t to row t + 2 of the plane
   using Band = uint32_t[kBand];
+  struct Bands {
+    Band before, here, after;  // kernel rows t - 1, t and t + 1
+  };
 
   DELTACONV_DEVICE BandedConvolution(const T* plane, const uint32_t* filter, int K, int lane)
       : K_(K),
         rows_(plane + (lane % 16 + lane / 16 * Banded::stored_row(1, K)) * Banded::kPitch),
         first_tap_(lane % 4 * 2 - lane / 4),
-        filter_(filter + first_tap_ + 1) {}
+        filter_(filter + first_tap_ + 1) {
+    DELTACONV_UNROLL
+    for (int b = 0; b < kBand; ++b) has_taps_[b] = -1 <= first_tap_ + 8 * b && first_tap_ + 8 * b < K;
+  }
 
   // Adds the products of the plane's rows m * kStep + t and m * kStep + t + 1, t even. Accumulators 0 take kernel rows
   // t and t + 1, accumulators 1 take t - 1 and t. The first pair has no kernel row t - 1, the last pair no t + 1.
   template <bool kFirst, bool kLast>
-  DELTACONV_DEVICE void add_rows(int t, Band& before, BandedSums<Banded>& sums) const {
-    Band here, after = {};
-    load_band(t, here);
-    if constexpr (!kLast) load_band(t + 1, after);
-    const T* row = rows_ + t / kStep * Banded::kPitch;
+  DELTACONV_DEVICE void add_rows(const T* row, const uint32_t* taps, Bands& bands, BandedSums<Banded>& sums) const {
+    auto& [before, here, after] = bands;
+    load_band(taps, here);
+    if constexpr (!kLast) load_band(taps + K_ + 1, after);
     FragmentA a[Banded::kLoads][2];  // those of rows t and t + 1
-    DELTACONV_UNROLL
-    for (int c = 0; c < Banded::kLoads; ++c) {
-      if constexpr (kStep == 1 && kLast) {
-        load_fragment(row + 8 * c, a[c][0]);
-      } else {
-        load_fragments(row + 8 * c, a[c][0], a[c][1]);
-      }
-    }
+    load_columns<kStep == 1 && kLast>(row, a, std::make_integer_sequence<int, Banded::kLoads>());
     // Two columns of accumulators take turns: enough that products do not wait for each other, and few fragments of
     // A at once.
     static_assert(kFragments % 2 == 0);
@@ -94,12 +107,22 @@ class BandedConvolution {
     for (int b = 0; b < kBand; ++b) before[b] = after[b];
   }
 
-  DELTACONV_DEVICE void load_band(int kernel_row, Band& band) const {
-    const uint32_t* row = filter_ + kernel_row * (K_ + 1);
+  // Loads fragments of 8 columns, with kFirstAlone those of the first row only.
+  template <bool kFirstAlone, int... kColumns>
+  static DELTACONV_DEVICE void load_columns(const T* row, FragmentA (&a)[Banded::kLoads][2],
+                                            std::integer_sequence<int, kColumns...>) {
+    if constexpr (kFirstAlone) {
+      (load_fragment(row + 8 * kColumns, a[kColumns][0]), ...);
+    } else {
+      (load_fragments<16 * kColumns>(row, a[kColumns][0], a[kColumns][1]), ...);
+    }
+  }
+
+  // Fragments without taps of this lane keep their zeros.
+  DELTACONV_DEVICE void load_band(const uint32_t* taps, Band& band) const {
     DELTACONV_UNROLL
     for (int b = 0; b < kBand; ++b) {
-      const int tap = first_tap_ + 8 * b;
-      band[b] = -1 <= tap && tap < K_ ? row[8 * b] : 0;
+      if (has_taps_[b]) band[b] = taps[8 * b];
     }
   }
 
@@ -107,13 +130,14 @@ class BandedConvolution {
   const T* rows_;           // this lane's row of the first ldmatrix
   int first_tap_;           // 2q - g
   const uint32_t* filter_;  // the pair that begins with first_tap_, in kernel row 0
+  bool has_taps_[kBand];    // whether a pair of fragment b holds a tap
 };
 
 // Whether this warp loads (or multiplies) in this step. Where a warp has one pair alone, the CTA loads v's planes while
 // the tensor cores work on u's: half of the warps of each scheduler load before they multiply, the others after.
 DELTACONV_DEVICE bool loads_at(int step) {
   constexpr int kSchedulers = 4;
-  return fresh(thread_index()) / kWarp / kSchedulers % 2 == step;
+  return warp_of(fresh(thread_index())) / kSchedulers % 2 == step;
 }
 
 template <class T, class Banded>
@@ -124,7 +148,7 @@ DELTACONV_DEVICE void load_half(const Problem<T>& problem, const Tile& tile, int
   load_planes<T, Banded>(source, half, tile.row, tile.col, fresh(static_cast<int>(problem.sizes.K)), planes);
 }
 
-// Loads the filters and the first `halves` halves of the planes, u's first; all these loads are in flight together.
+// Loads the filters, the biases and the first `halves` halves of the planes, u's first, all in flight together.
 template <class T, class Banded>
 DELTACONV_DEVICE void load_first(const Problem<T>& problem, const Tile& tile, int halves, std::byte* planes,
                                  uint32_t* filters) {
@@ -133,46 +157,23 @@ DELTACONV_DEVICE void load_first(const Problem<T>& problem, const Tile& tile, in
   const auto from = filter_source(problem.weight, problem.sizes, stage, tile.channel, kBandedPairs, problem.vectors);
   FilterRow<T, Banded> row(from, K);
   row.fetch(warp_index());
+  const Biases<T, Banded> biases(problem.bias, problem.sizes, stage, tile.channel);
   DELTACONV_NO_UNROLL
   for (int half = 0; half < halves; ++half) load_half<T, Banded>(problem, tile, half, planes);
   row.store(warp_index(), filters);
   load_filters<T, Banded>(from, warp_index() + thread_count() / kWarp, K, filters);
+  biases.store(K, filters);
 }
 
-// The convolution, with bias, of one half of the CTA's channel pair c. `pair` is the pair's planes; `filters` is u's
-// filter, which v's filter follows.
+// The convolution, with bias, of one half of channel pair c, from the planes and filters of the whole CTA.
 template <class T, class Banded>
-DELTACONV_DEVICE void convolve_half(const Problem<T>& problem, const Tile& tile, int c, int half, const std::byte* pair,
-                                    const uint32_t* filters, BandedSums<Banded>& sums) {
-  const Sizes& sizes = problem.sizes;
-  const int K = fresh(static_cast<int>(sizes.K));
-  const int64_t channel = problem.stages.at[tile.stage].index * sizes.C + half * (sizes.C / 2) + tile.channel + c;
-  const T bias = problem.bias ? problem.bias[channel] : T{};  // the load is in flight during the products
-  const T* plane = reinterpret_cast<const T*>(pair) + half * Banded::plane_elements(K);
-  DELTACONV_UNROLL
-  for (auto& row : sums) {
-    DELTACONV_UNROLL
-    for (Accumulator& sum : row) sum = {};
-  }
-  BandedConvolution<T, Banded>(plane, filters + half * Banded::filter_words(K), K).add_to(sums);
-  DELTACONV_UNROLL
-  for (auto& row : sums) {
-    DELTACONV_UNROLL
-    for (Accumulator& sum : row) {
-      DELTACONV_UNROLL
-      for (float& value : sum.values) value += to_float(bias);
-    }
-  }
-}
-
-// The convolution of one half of channel pair c, from the planes and filters of the whole CTA.
-template <class T, class Banded>
-DELTACONV_DEVICE void convolve_pair_half(const Problem<T>& problem, const Tile& tile, int c, int half,
-                                         const std::byte* planes, BandedSums<Banded>& sums) {
+DELTACONV_DEVICE void convolve_pair_half(const Problem<T>& problem, int c, int half, const std::byte* planes,
+                                         BandedSums<Banded>& sums) {
   const int K = fresh(static_cast<int>(problem.sizes.K)), slot = banded_slot(fresh(c));
-  const std::byte* filters = planes + kBandedPairs * Banded::pair_bytes(K) + slot * 2 * Banded::filter_words(K) * 4;
-  convolve_half<T, Banded>(problem, tile, c, half, planes + slot * Banded::pair_bytes(K),
-                           reinterpret_cast<const uint32_t*>(filters), sums);
+  const auto* filters = reinterpret_cast<const uint32_t*>(planes + kBandedPairs * Banded::pair_bytes(K));
+  const uint32_t* filter = filters + (2 * slot + half) * Banded::filter_words(K);
+  const T* plane = reinterpret_cast<const T*>(planes + slot * Banded::pair_bytes(K)) + half * Banded::plane_elements(K);
+  BandedConvolution<T, Banded>(plane, filter, K).sum_to(bits_to_float(filter[Banded::bias_word(K)]), sums);
 }
 
 }  // namespace deltaconv::cuda::tensor_cores

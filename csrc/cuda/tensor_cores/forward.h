@@ -37,27 +37,34 @@ struct PyramidForward {
         if (in_turn && loads_at(step)) {
           load_half<T, Banded>(problem, tile, 1, planes);
         } else if (exists) {
-          convolve_pair_half<T, Banded>(problem, tile, c, 0, planes, u);
+          convolve_pair_half<T, Banded>(problem, c, 0, planes, u);
         }
       }
       if (in_turn) sync_block();
       if (!exists) break;
-      convolve_pair_half<T, Banded>(problem, tile, c, 1, planes, v);
+      convolve_pair_half<T, Banded>(problem, c, 1, planes, v);
       sync_warp();
-      store_gated(problem, u, v, reinterpret_cast<float*>(planes + banded_slot(c) * pair_bytes));
+      float* pair = reinterpret_cast<float*>(planes + banded_slot(c) * pair_bytes);
+      if (problem.gate == Gate::kScaled) {
+        store_gated<Gate::kScaled>(problem.gate_scale, u, v, pair);
+      } else {
+        store_gated<Gate::kSigmoid>(problem.gate_scale, u, v, pair);
+      }
     }
     sync_block();
     store_results(arguments, tile, planes);
   }
 
  private:
-  // A pair's gated results replace its planes.
-  static DELTACONV_DEVICE void store_gated(const Problem<T>& problem, const BandedSums<Banded>& u,
-                                           const BandedSums<Banded>& v, float* pair) {
+  // A pair's gated results replace its planes. The kind of gate is a constant: a test for each value would keep the
+  // exponentials of a sigmoid from being in flight together.
+  template <Gate kGate>
+  static DELTACONV_DEVICE void store_gated(float scale, const BandedSums<Banded>& u, const BandedSums<Banded>& v,
+                                           float* pair) {
     float* gated = pair + lane_corner<Banded>(fresh_lane_index());
-    for_each_value<Banded>([&](int i, int b, int n, int row, int col) {
-      gated[row * Banded::kResultPitch + col] =
-          apply_gate(problem.gate, problem.gate_scale, u[i][b].values[n], v[i][b].values[n]);
+    for_each_value_pair<Banded>([&](int i, int b, int n, int row, int col) {
+      const auto value = [&](int e) { return apply_gate(kGate, scale, u[i][b].values[e], v[i][b].values[e]); };
+      *reinterpret_cast<FloatPair*>(gated + row * Banded::kResultPitch + col) = {{value(n), value(n + 1)}};
     });
   }
 
@@ -66,12 +73,11 @@ struct PyramidForward {
     const Stage& stage = arguments.problem.stages.at[tile.stage];
     const int pair_bytes = Banded::pair_bytes(static_cast<int>(arguments.problem.sizes.K));
     const Sink<T> sink = sink_of(arguments, tile, kBandedPairs);
-    const auto gated = [&](int32_t row, int32_t col, int32_t channel, float (&values)[8]) {
+    const auto gated = [&](int32_t row, int32_t col, int32_t channel, auto& values) {
+      using Value = std::remove_reference_t<decltype(values[0])>;
       const std::byte* from = planes + banded_slot(channel) * pair_bytes + (row * Banded::kResultPitch + col) * 4;
       DELTACONV_UNROLL
-      for (int e = 0; e < 8; ++e) {
-        values[e] = *reinterpret_cast<const float*>(from + banded_slot(e) * pair_bytes);
-      }
+      for (int e = 0; e < 8; ++e) values[e] = *reinterpret_cast<const Value*>(from + banded_slot(e) * pair_bytes);
     };
     if (stage.rows.factor == 1) {
       store_tile<Banded::kRows, Banded::kCols, kBandedPairs>(sink, stage, tile, gated);

@@ -28,6 +28,14 @@ DELTACONV_DEVICE void for_each_value(const Visit& visit) {
   }
 }
 
+// Calls visit(i, b, n, row, col) for values n and n + 1 of each accumulator, n = 0 and 2: two neighbours in a row.
+template <class Banded, class Visit>
+DELTACONV_DEVICE void for_each_value_pair(const Visit& visit) {
+  for_each_value<Banded>([&](int i, int b, int n, int row, int col) {
+    if (n % 2 == 0) visit(i, b, n, row, col);
+  });
+}
+
 // Where the lane's first value lies among a plane's results [kRows][kResultPitch] in shared memory.
 template <class Banded>
 DELTACONV_DEVICE int lane_corner(int lane) {

@@ -6,31 +6,86 @@
 
 namespace deltaconv::cuda::tensor_cores {
 
-// How the pixels of a plane are read. kDirect: one load of 16 bytes for each pixel. kPooled: such loads for each
-// pixel of the pooling window. kScalar: one value after the other, where alignment or the number of channels
-// forbids wider loads.
-enum class Loading { kDirect, kPooled, kScalar };
+// How the pixels of a plane are read. kDirect: one load of 16 bytes for each pixel. kHalved: four such loads, where
+// every pooling window has 2 x 2 pixels. kPooled: such loads for each pixel of any pooling window. kScalar: one value
+// after the other, where alignment or the number of channels forbids wider loads.
+enum class Loading { kDirect, kHalved, kPooled, kScalar };
 
-// Two neighbouring reduced pixels, 8 channels of one half of each, in storage type; zero outside the grid.
-struct PixelPair {
-  Quad pixels[2];
-};
+// A thread takes runs of neighbouring reduced pixels of a row, 8 channels of one half of each, and writes the run of
+// each channel to the channel's plane. Where a pixel takes one load, a run has 8 pixels: the loads of all of them are
+// in flight together, and a plane gets 16 bytes at once.
+template <Loading kLoading>
+inline constexpr int kRunOf = kLoading == Loading::kDirect ? 8 : 2;
 
-// Where a pair of pixels is read, and where its words go.
+// Where a run is read, and where it goes. Pixels that do not exist are zeros.
 template <class T>
-struct PixelPlace {
-  const T* from;  // the first of the 8 channels, at pixel (0, 0)
-  int32_t row, col;
+struct RunPlace {
+  const T* from;     // the first of the 8 channels, at pixel (0, 0)
+  int32_t row, col;  // the first pixel, which may be left of the grid
+  int32_t end;       // pixels from this column on do not exist; 0 where the whole run does not
   int32_t channels;  // those of the 8 that exist
-  int32_t count;     // pixels that exist from the first on, up to two; the first may be left of the grid
-  std::byte* to;
+  std::byte* to;     // in the plane of the first channel
 
-  DELTACONV_DEVICE bool exists(int n) const { return n < count && col + n >= 0; }
+  DELTACONV_DEVICE bool exists(int n) const { return static_cast<uint32_t>(col + n) < static_cast<uint32_t>(end); }
 };
+
+// The functions below load a run as words of two neighbouring pixels, words[channel][pixels].
+//
+//   pixels         channels 0 1 2 ... of pixel x, and of pixel x + 1
+//   words[0][0]    (x.0, (x + 1).0)
+//   words[1][0]    (x.1, (x + 1).1)     and so on
+template <class T>
+DELTACONV_DEVICE void load_direct_run(const Source<T>& source, const RunPlace<T>& place, uint32_t (&words)[8][4]) {
+  Quad pixels[8];
+  const T* from = place.from + place.row * source.row_stride + place.col * source.col_stride;
+  DELTACONV_UNROLL
+  for (int n = 0; n < 8; ++n, from += source.col_stride) {
+    pixels[n] = place.exists(n) ? load16_constant(from) : Quad{};
+  }
+  DELTACONV_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    DELTACONV_UNROLL
+    for (int n = 0; n < 4; ++n) {
+      words[2 * i][n] = join_low(pixels[2 * n].words[i], pixels[2 * n + 1].words[i]);
+      words[2 * i + 1][n] = join_high(pixels[2 * n].words[i], pixels[2 * n + 1].words[i]);
+    }
+  }
+}
+
+// Rounds two pixels, multiplied by their weights, to the storage type.
+template <class T>
+DELTACONV_DEVICE void pack_run(const float (&left)[8], float left_weight, const float (&right)[8], float right_weight,
+                               uint32_t (&words)[8][1]) {
+  DELTACONV_UNROLL
+  for (int e = 0; e < 8; ++e) words[e][0] = pack_pair<T>(left[e] * left_weight, right[e] * right_weight);
+}
+
+template <class T>
+DELTACONV_DEVICE void load_halved_run(const Source<T>& source, const RunPlace<T>& place, uint32_t (&words)[8][1]) {
+  Quad loaded[2][4] = {};  // [window][row and column]
+  const T* from = place.from + 2 * (place.row * source.row_stride + place.col * source.col_stride);
+  DELTACONV_UNROLL
+  for (int n = 0; n < 2; ++n, from += 2 * source.col_stride) {
+    if (!place.exists(n)) continue;
+    DELTACONV_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      loaded[n][i] = load16_constant(from + i / 2 * source.row_stride + i % 2 * source.col_stride);
+    }
+  }
+  float sums[2][8];
+  DELTACONV_UNROLL
+  for (int i = 0; i < 8; ++i) {
+    float values[8];
+    unpack<T>(loaded[i / 4][i % 4], values);
+    DELTACONV_UNROLL
+    for (int e = 0; e < 8; ++e) sums[i / 4][e] = i % 4 == 0 ? values[e] : sums[i / 4][e] + values[e];
+  }
+  pack_run<T>(sums[0], 0.25f, sums[1], 0.25f, words);
+}
 
 // Reads the means of both pooling windows, row by row. The loads of two columns of both windows are in flight together.
 template <class T>
-DELTACONV_DEVICE PixelPair load_means(const Source<T>& source, const PixelPlace<T>& place) {
+DELTACONV_DEVICE void load_pooled_run(const Source<T>& source, const RunPlace<T>& place, uint32_t (&words)[8][1]) {
   float sums[2][8] = {}, weights[2] = {};
   int32_t left[2] = {}, right[2] = {}, top = 0, bottom = 0, widest = 0;
   DELTACONV_UNROLL
@@ -62,87 +117,67 @@ DELTACONV_DEVICE PixelPair load_means(const Source<T>& source, const PixelPlace<
       }
     }
   }
-  PixelPair pair;
-  DELTACONV_UNROLL
-  for (int n = 0; n < 2; ++n) {
-    DELTACONV_UNROLL
-    for (float& value : sums[n]) value *= weights[n];
-    pair.pixels[n] = pack<T>(sums[n]);
-  }
-  return pair;
+  pack_run<T>(sums[0], weights[0], sums[1], weights[1], words);
 }
 
-template <Loading kLoading, class T>
-DELTACONV_DEVICE PixelPair load_pair(const Source<T>& source, const PixelPlace<T>& place) {
-  if constexpr (kLoading == Loading::kPooled) {
-    return load_means(source, place);
-  } else {
-    PixelPair pair;
-    DELTACONV_UNROLL
-    for (int n = 0; n < 2; ++n) {
-      if constexpr (kLoading == Loading::kDirect) {
-        const int64_t at = place.row * source.row_stride + (place.col + n) * source.col_stride;
-        pair.pixels[n] = place.exists(n) ? load16_constant(place.from + at) : Quad{};
-      } else {
-        float values[8] = {};
-        if (place.exists(n)) {
-          load_pixel(source, place.from, place.channels, place.row, place.col + n, values);
-        }
-        pair.pixels[n] = pack<T>(values);
-      }
-    }
-    return pair;
-  }
+template <class T>
+DELTACONV_DEVICE void load_scalar_run(const Source<T>& source, const RunPlace<T>& place, uint32_t (&words)[8][1]) {
+  float left[8] = {}, right[8] = {};
+  if (place.exists(0)) load_pixel(source, place.from, place.channels, place.row, place.col, left);
+  if (place.exists(1)) load_pixel(source, place.from, place.channels, place.row, place.col + 1, right);
+  pack_run<T>(left, 1.0f, right, 1.0f, words);
 }
 
-// Stores a word to each of 8 planes: both pixels of one channel.
-//
-//   pair           channel 0 1 2 ... of pixel x, and of pixel x + 1
-//   plane of 0     (x.0, (x + 1).0)
-//   plane of 1     (x.1, (x + 1).1)     and so on
-DELTACONV_DEVICE void store_pair(const PixelPair& pair, std::byte* to, int pair_bytes) {
+template <int kRun>
+DELTACONV_DEVICE void store_run(const uint32_t (&words)[8][kRun / 2], std::byte* to, int pair_bytes) {
   DELTACONV_UNROLL
   for (int e = 0; e < 8; ++e) {
-    const uint32_t left = pair.pixels[0].words[e / 2], right = pair.pixels[1].words[e / 2];
-    *reinterpret_cast<uint32_t*>(to + banded_slot(e) * pair_bytes) =
-        e % 2 == 0 ? (left & 0xffffu) | right << 16 : left >> 16 | (right & 0xffff0000u);
+    std::byte* plane = to + banded_slot(e) * pair_bytes;
+    if constexpr (kRun == 8) {
+      store16(plane, {{words[e][0], words[e][1], words[e][2], words[e][3]}});
+    } else {
+      *reinterpret_cast<uint32_t*>(plane) = words[e][0];
+    }
   }
 }
 
 // Loads the padded planes of one half of the channels for the tile whose first result is (row, col) of the grid. The
-// whole CTA takes part, each thread when it likes. A thread takes pairs of pixels, and the loads of several pairs are
-// in flight together.
+// whole CTA takes part, each thread when it likes. Neighbouring lanes take both eights of channels, the runs of 8
+// columns, 4 stored rows: 128 bytes of all banks.
 template <Loading kLoading, class T, class Banded>
 DELTACONV_DEVICE void load_planes(const Source<T>& source, int half, int row, int col, int K, std::byte* planes) {
-  // Pairs in flight: all that a thread of 512 has to read of a 32 x 32 tile up to K = 17.
-  constexpr int kTogether = kLoading != Loading::kDirect ? 1 : Banded::kFragments == 4 ? 5 : 3;
-  constexpr int kWords = Banded::kLoads * 4;
-  const int pair_bytes = Banded::pair_bytes(K);
-  const int count = Banded::plane_rows(K) * kWords * 2, needed_cols = Banded::kCols + K - 1;
+  constexpr int kRun = kRunOf<kLoading>, kRuns = 8 / kRun, kRows = 4;
+  const int plane_rows = Banded::plane_rows(K), pair_bytes = Banded::pair_bytes(K);
+  const int count = (plane_rows + kRows - 1) / kRows * Banded::kLoads * (2 * kRuns * kRows);
   planes += half * (Banded::plane_elements(K) * 2);
   const T* data = source.data + half * source.half_stride;
-  const auto place_of = [&](int i) {
-    const int eight = i % 2, word = i / 2 % kWords, stored = i / 2 / kWords;
-    const int32_t y = row - K / 2 + Banded::plane_row(stored, K), x = col - K / 2 + 2 * word;
-    const int32_t channels = source.channels - 8 * eight;
-    int32_t pixels = source.cols.reduced - x;
-    if (needed_cols - 2 * word < pixels) pixels = needed_cols - 2 * word;  // T is zero beyond
-    if (channels <= 0 || y < 0 || y >= source.rows.reduced) pixels = 0;
-    std::byte* to = planes + eight * pair_bytes + (stored * Banded::kPitch + 2 * word) * 2;
-    return PixelPlace<T>{data + 8 * eight, y, x, channels, pixels, to};
-  };
-  for (int first = fresh(thread_index()); first < count; first += kTogether * thread_count()) {
-    PixelPair pairs[kTogether];
-    DELTACONV_UNROLL
-    for (int j = 0; j < kTogether; ++j) {
-      const int i = first + j * thread_count();
-      pairs[j] = i < count ? load_pair<kLoading>(source, place_of(i)) : PixelPair{};
+  row -= K / 2;
+  col -= K / 2;
+  int end = col + Banded::kCols + K - 1;  // T is zero beyond
+  if (source.cols.reduced < end) end = source.cols.reduced;
+  DELTACONV_NO_UNROLL
+  for (int i = fresh(thread_index()); i < count; i += thread_count()) {
+    const auto item = static_cast<uint32_t>(i);
+    const int eight = item % 2, run = item / 2 % kRuns, columns = item / (2 * kRuns * kRows) % Banded::kLoads;
+    const int stored = item / (2 * kRuns * kRows) / Banded::kLoads * kRows + item / (2 * kRuns) % kRows;
+    if (stored >= plane_rows) continue;
+    const int first = 8 * columns + kRun * run, channels = source.channels - 8 * eight;
+    const int32_t y = row + Banded::plane_row(stored, K);
+    const bool exists = channels > 0 && 0 <= y && y < source.rows.reduced;
+    const RunPlace<T> place{data + 8 * eight, y,
+                            col + first,      exists ? end : 0,
+                            channels,         planes + eight * pair_bytes + (stored * Banded::kPitch + first) * 2};
+    uint32_t words[8][kRun / 2];
+    if constexpr (kLoading == Loading::kDirect) {
+      load_direct_run(source, place, words);
+    } else if constexpr (kLoading == Loading::kHalved) {
+      load_halved_run(source, place, words);
+    } else if constexpr (kLoading == Loading::kPooled) {
+      load_pooled_run(source, place, words);
+    } else {
+      load_scalar_run(source, place, words);
     }
-    DELTACONV_UNROLL
-    for (int j = 0; j < kTogether; ++j) {
-      const int i = first + j * thread_count();
-      if (i < count) store_pair(pairs[j], place_of(i).to, pair_bytes);
-    }
+    store_run<kRun>(words, place.to, pair_bytes);
   }
 }
 
@@ -152,42 +187,63 @@ DELTACONV_DEVICE void load_planes(const Source<T>& source, int half, int row, in
     load_planes<Loading::kScalar, T, Banded>(source, half, row, col, K, planes);
   } else if (source.rows.factor == 1) {
     load_planes<Loading::kDirect, T, Banded>(source, half, row, col, K, planes);
+  } else if (source.rows.size == 2 * source.rows.reduced && source.cols.size == 2 * source.cols.reduced) {
+    load_planes<Loading::kHalved, T, Banded>(source, half, row, col, K, planes);
   } else {
     load_planes<Loading::kPooled, T, Banded>(source, half, row, col, K, planes);
   }
 }
 
-// One kernel row of the filters of the CTA's channels; a lane is a channel. Other loads may be issued between fetch()
-// and store(), which waits.
+// One kernel row of the filters of the CTA's channels. A lane takes 8 channels of one half, and of each 8 taps one. It
+// stores the word that ends with its tap, and gets the tap before from the lane that has it. Other loads may be issued
+// between fetch() and store(), which waits.
 template <class T, class Banded>
 class FilterRow {
  public:
   DELTACONV_DEVICE FilterRow(const Source<T>& filters, int K)
-      : filters_(filters), K_(K), channel_(lane_index() % kBandedPairs), half_(lane_index() / kBandedPairs) {}
+      : filters_(filters), K_(K), eight_(lane_index() % 2), half_(lane_index() / 2 % 2), tap_(lane_index() / 4) {}
 
   DELTACONV_DEVICE void fetch(int row) {
-    const bool exists = row < K_ && channel_ < filters_.channels;
-    const T* from = filters_.data + half_ * filters_.half_stride + channel_ + row * filters_.row_stride;
+    const int32_t channels = row < K_ ? filters_.channels - 8 * eight_ : 0;
+    const T* from = filters_.data + half_ * filters_.half_stride + 8 * eight_ + row * filters_.row_stride;
     DELTACONV_UNROLL
-    for (int k = 0; k < kTaps; ++k) {
-      taps_[k] = exists && k < K_ ? load_constant(&from[k * filters_.col_stride].bits) : uint16_t{0};
+    for (int b = 0; b < Banded::kBand; ++b) {
+      const int tap = 8 * b + tap_;
+      taps_[b] = {};
+      if (tap < K_ && channels > 0) taps_[b] = load_taps(from + tap * filters_.col_stride, channels);
     }
   }
 
   DELTACONV_DEVICE void store(int row, uint32_t* shared) const {
-    uint32_t* to = shared + (2 * banded_slot(channel_) + half_) * Banded::filter_words(K_) + row * (K_ + 1);
+    if (row >= K_) return;
+    const int words = Banded::filter_words(K_), before = (lane_index() + kWarp - 4) % kWarp;
+    uint32_t* to = shared + (2 * banded_slot(8 * eight_) + half_) * words + row * (K_ + 1) + tap_;
     DELTACONV_UNROLL
-    for (int k = 0; k <= kTaps; ++k) {
-      const uint32_t left = k > 0 ? taps_[k - 1] : 0, right = k < kTaps ? taps_[k] : 0;
-      if (k <= K_ && row < K_) to[k] = left | right << 16;
+    for (int b = 0; b < Banded::kBand; ++b, to += 8) {
+      if (8 * b > K_) break;
+      DELTACONV_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        // The lanes of tap 7 are before those of tap 0 of the next 8.
+        const uint32_t last = b > 0 ? taps_[b > 0 ? b - 1 : 0].words[i] : 0;
+        const uint32_t left = shuffle(tap_ == 7 ? last : taps_[b].words[i], before), right = taps_[b].words[i];
+        if (8 * b + tap_ > K_) continue;
+        to[2 * banded_slot(2 * i) * words] = join_low(left, right);
+        to[2 * banded_slot(2 * i + 1) * words] = join_high(left, right);
+      }
     }
   }
 
  private:
-  static constexpr int kTaps = 8 * Banded::kBand - 7;  // the largest K of this band
+  DELTACONV_DEVICE Quad load_taps(const T* from, int32_t channels) const {
+    if (filters_.vectors) return load16_constant(from);
+    float values[8];
+    load_channels(from, channels, false, values);
+    return pack<T>(values);
+  }
+
   const Source<T>& filters_;
-  int K_, channel_, half_;
-  uint16_t taps_[kTaps];
+  int K_, eight_, half_, tap_;
+  Quad taps_[Banded::kBand];
 };
 
 // Loads the kernel rows of the filters from first_row on, one row for each warp at a time.
@@ -206,5 +262,26 @@ template <class T, class Banded>
 DELTACONV_DEVICE void load_filters(const Source<T>& filters, int K, uint32_t* shared) {
   load_filters<T, Banded>(filters, warp_index(), K, shared);
 }
+
+// The biases of the CTA's channels, or zeros: one in each of the first threads, loaded by the constructor.
+template <class T, class Banded>
+class Biases {
+ public:
+  DELTACONV_DEVICE Biases(const T* bias, const Sizes& sizes, int32_t stage, int32_t first_channel) {
+    const int32_t channel = first_channel + thread_index() / 2;
+    if (!bias || !mine() || channel >= sizes.C / 2) return;
+    value_ = to_float(bias[stage * sizes.C + thread_index() % 2 * (sizes.C / 2) + channel]);
+  }
+  // Stores each behind its filter.
+  DELTACONV_DEVICE void store(int K, uint32_t* filters) const {
+    if (!mine()) return;
+    const int filter = 2 * banded_slot(thread_index() / 2) + thread_index() % 2;
+    filters[filter * Banded::filter_words(K) + Banded::bias_word(K)] = float_to_bits(value_);
+  }
+
+ private:
+  static DELTACONV_DEVICE bool mine() { return thread_index() < 2 * kBandedPairs; }
+  float value_ = 0.0f;
+};
 
 }  // namespace deltaconv::cuda::tensor_cores

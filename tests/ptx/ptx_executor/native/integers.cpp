@@ -26,6 +26,13 @@ T wrap(Unsigned<T> value) {
   return static_cast<T>(value);
 }
 
+// `b` with the last `length` bits of `a` in the place of those from `start` on; both counts are bytes.
+u32 insert_bits(u32 a, u32 b, u32 start, u32 length) {
+  const u64 ones = length < 32 ? (u64(1) << length) - 1 : 0xffffffffu;
+  const u32 mask = start < 32 ? u32(ones << start) : 0;
+  return (b & ~mask) | (start < 32 ? u32(u64(a) << start) & mask : 0);
+}
+
 // `length` bits of `a` from `start` on, extended by the last of them if T has a sign; both counts are bytes.
 template <class T>
 T extract_bits(T a, u32 start, u32 length) {
@@ -205,6 +212,8 @@ void add_integers(Opcodes& table) {
       Named<u16>{"b16"}, Named<u32>{"b32"}, Named<u64>{"b64"});
   for_each_type([&](auto type) { add_moves<typename decltype(type)::Type>(table, type.name); }, Named<u32>{"f32"},
                 Named<u64>{"f64"});
+  table["bfi.b32"] = lanes<u32(u32, u32, u32, u32)>(
+      [](u32 a, u32 b, u32 start, u32 length) { return insert_bits(a, b, start & 0xffu, length & 0xffu); });
   table["prmt.b32"] = lanes<u32(u32, u32, u32)>([](u32 a, u32 b, u32 s) { return permute_bytes(a, b, s); });
   add_packing<u32, u16>(table, "b32");
   add_packing<u64, u32>(table, "b64");
