@@ -33,7 +33,6 @@ TESTS = (
     *(f"tests/pipelines/{name}" for name in ("latent_consistency_models", "stable_diffusion_adapter")),
     "tests/lora/test_lora_layers_sd.py",
     "tests/lora/test_lora_layers_sdxl.py",
-    "tests/others/test_ema.py",
 )
 
 Results = dict[str, dict[str, Any]]  # by test: outcome, reason, and how many denoisers were converted during it

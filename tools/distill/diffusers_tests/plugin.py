@@ -37,7 +37,9 @@ class Outcomes:
         }
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
-        self.path.write_text(json.dumps(self.tests, indent=1), encoding="utf-8")
+        partial = self.path.with_suffix(".partial")  # whole also where the run is killed
+        partial.write_text(json.dumps(self.tests, indent=1), encoding="utf-8")
+        partial.replace(self.path)
 
 
 def pytest_configure(config: pytest.Config) -> None:
