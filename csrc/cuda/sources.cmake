@@ -1,6 +1,7 @@
 # What the builds of csrc/cuda share: the sources of the plan, and one library for each storage type of the kernels.
-set(DELTACONV_CUDA_PLAN plan/plan.cpp plan/backward.cpp plan/cuda_cores.cpp plan/cuda_cores_weight.cpp
-    plan/tensor_cores.cpp plan/tensor_cores_weight.cpp plan/fused_block.cpp)
+set(DELTACONV_CUDA_PLAN plan/plan.cpp plan/schedule.cpp plan/work.cpp plan/backward.cpp plan/cuda_cores.cpp
+    plan/cuda_cores_cost.cpp plan/cuda_cores_weight.cpp plan/tensor_cores.cpp plan/tensor_cores_weight.cpp
+    plan/fused_block.cpp plan/remembered.cpp)
 set(DELTACONV_CUDA_CORES cuda_cores/forward.cu cuda_cores/backward.cu)  # for float, Half and BFloat16
 set(DELTACONV_TENSOR_CORES tensor_cores/forward.cu tensor_cores/backward.cu tensor_cores/weight/weight.cu
     fused_block/fused_block.cu)  # for Half and BFloat16

@@ -32,12 +32,15 @@ def device(name: str):
     return module().DeviceProperties(*GPUS[name])
 
 
-def plan_problem(x_shape, factors, kernel_size: int, dtype: torch.dtype, path: str | None = None, weight_columns=None):
-    """`path`: "cuda_cores", "tensor_cores"; `weight_columns`: of weight gradient tiles; None: the plan's choice."""
+def plan_problem(
+    x_shape, factors, kernel_size: int, dtype: torch.dtype, path: str | None = None, weight_columns=None, cta=None
+):
+    """`path`: "cuda_cores", "tensor_cores"; `weight_columns`: of weight gradient tiles; `cta`: rows, columns and
+    threads of convolutions on tensor cores; None: the plan's choice."""
     host = module()
     sizes = [*x_shape, len(factors), kernel_size]
     chosen = None if path is None else getattr(host.Path, path)
-    return host.PlanProblem(sizes, list(factors), getattr(host.ElementType, TYPES[dtype]), chosen, weight_columns)
+    return host.PlanProblem(sizes, list(factors), getattr(host.ElementType, TYPES[dtype]), chosen, weight_columns, cta)
 
 
 class HostPyramid:

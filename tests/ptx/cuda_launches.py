@@ -46,6 +46,7 @@ class Executor:
     gpu: object = None  # the plan's; an H100
     path: str | None = None
     weight_columns: int | None = None
+    cta: tuple[int, int, int] | None = None  # rows, columns and threads of CTAs on tensor cores
     change: Callable[[Module, str], Module] | None = None
     only_blocks: Callable[[int, int], list[int]] | None = None
     memory: Memory = field(default_factory=Memory)
@@ -112,9 +113,8 @@ def _image(tensor, address):
 
 
 def _plan_problem(case: Case, executor: Executor):
-    return plan_problem(
-        case.x.shape, case.factors, case.weight.shape[1], case.x.dtype, executor.path, executor.weight_columns
-    )
+    options = (executor.path, executor.weight_columns, executor.cta)
+    return plan_problem(case.x.shape, case.factors, case.weight.shape[1], case.x.dtype, *options)
 
 
 def _problem(case: Case, executor: Executor):

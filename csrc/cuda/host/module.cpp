@@ -13,6 +13,8 @@
 #include "cuda/host/block_module.h"
 #include "cuda/host/fragments.h"
 #include "cuda/host/run.h"
+#include "cuda/host/work.h"
+#include "cuda/plan/remembered.h"
 
 namespace py = pybind11;
 using namespace deltaconv;
@@ -27,6 +29,15 @@ std::vector<Tiling> tilings_of(const Stages& stages) {
   std::vector<Tiling> in_order;
   for (const auto& [index, tiling] : tilings) in_order.push_back(tiling);
   return in_order;
+}
+
+// Cycles of a CTA, alone and busy, by Stage::index.
+std::map<int32_t, std::pair<double, double>> cycles_of(const LaunchPlan& plan) {
+  std::map<int32_t, std::pair<double, double>> cycles;
+  for (int32_t s = 0; s < plan.stages.count; ++s) {
+    cycles[plan.stages.at[s].index] = {plan.cycles[s].alone, plan.cycles[s].busy};
+  }
+  return cycles;
 }
 
 std::string demangled(const char* name) {
@@ -68,15 +79,20 @@ PYBIND11_MODULE(deltaconv_cuda_host, m) {
 
   py::class_<PlanProblem>(m, "PlanProblem")
       .def(py::init([](const std::array<int64_t, 6>& sizes, std::vector<int64_t> factors, ElementType type,
-                       std::optional<Path> path, std::optional<int32_t> weight_columns) {
+                       std::optional<Path> path, std::optional<int32_t> weight_columns,
+                       const std::optional<std::array<int32_t, 3>>& cta) {
+             std::optional<CtaChoice> chosen;
+             if (cta) chosen = {(*cta)[0], (*cta)[1], (*cta)[2]};
              return PlanProblem{{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5]},
                                 std::move(factors),
                                 type,
                                 path,
-                                weight_columns};
+                                weight_columns,
+                                chosen};
            }),
            py::arg("sizes"), py::arg("factors"), py::arg("type"), py::arg("path") = std::nullopt,
-           py::arg("weight_columns") = std::nullopt, "Sizes are B, H, W, C, S, K.");
+           py::arg("weight_columns") = std::nullopt, py::arg("cta") = std::nullopt,
+           "Sizes are B, H, W, C, S, K; cta is rows, columns and threads.");
 
   py::class_<HostImage>(m, "Image")
       .def(py::init<uintptr_t, int64_t, int64_t, int64_t>(), py::arg("address") = 0, py::arg("batch_stride") = 0,
@@ -101,6 +117,8 @@ PYBIND11_MODULE(deltaconv_cuda_host, m) {
       .def_property_readonly("threads", [](const LaunchPlan& plan) { return plan.grid.threads; })
       .def_property_readonly("shared_bytes", [](const LaunchPlan& plan) { return plan.grid.shared_bytes; })
       .def_readonly("estimated_cycles", &LaunchPlan::estimated_cycles)
+      .def_readonly("resident", &LaunchPlan::resident)
+      .def_property_readonly("cycles", &cycles_of)
       .def_property_readonly("tilings", [](const LaunchPlan& plan) { return tilings_of(plan.stages); });
 
   py::class_<BackwardPlan>(m, "BackwardPlan")
@@ -118,6 +136,9 @@ PYBIND11_MODULE(deltaconv_cuda_host, m) {
       .def(py::init<uintptr_t, uintptr_t, uintptr_t, uintptr_t>(), py::arg("x"), py::arg("weight"), py::arg("bias"),
            py::arg("workspace"));
 
+  m.def("launch_work", &launch_work, py::arg("problem"), py::arg("plan"), py::arg("launch"),
+        "Counts of work of a CTA of each stage; the launch is forward, gate, reduced or input.");
+
   m.def("backward_plan", &backward_plan, py::arg("problem"), py::arg("device"));
   m.def("backward", &run_backward, py::arg("problem"), py::arg("grad"), py::arg("gradients"),
         py::call_guard<py::gil_scoped_release>());
@@ -129,6 +150,10 @@ PYBIND11_MODULE(deltaconv_cuda_host, m) {
       },
       py::arg("problem"), py::arg("device"));
   m.def("forward_plan", &forward_plan, py::arg("problem"), py::arg("device"));
+  m.def("remembered_forward_plan", &remembered_forward_plan, py::arg("problem"), py::arg("device"),
+        py::return_value_policy::copy);
+  m.def("remembered_backward_plan", &remembered_backward_plan, py::arg("problem"), py::arg("device"),
+        py::return_value_policy::copy);
   m.def("explain", py::overload_cast<const std::vector<LaunchPlan>&>(&explain), py::arg("launches"));
   m.def("explain", py::overload_cast<const BackwardPlan&>(&explain), py::arg("plan"));
   m.def("forward", &run_forward, py::arg("problem"), py::arg("residual"), py::arg("result"),

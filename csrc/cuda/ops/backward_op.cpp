@@ -5,6 +5,7 @@
 #include "cuda/ops/launch.h"
 #include "cuda/ops/stream.h"
 #include "cuda/ops/tensors.h"
+#include "cuda/plan/remembered.h"
 
 namespace deltaconv::cuda {
 namespace {
@@ -22,7 +23,7 @@ template <class T>
 void launch_on(const Inputs& inputs, const PlanProblem& problem, const Tensor& grad, const Gradients& gradients) {
   const int32_t device = inputs.x.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
-  const BackwardPlan plan = backward_plan(problem, device_properties(device));
+  const BackwardPlan& plan = remembered_backward_plan(problem, device_properties(device));
   const Tensor workspace = torch::stable::new_empty(inputs.x, {plan.workspace.size}, ScalarType::Float);
   BackwardArguments<T> arguments{};
   arguments.grad = image_of<const T>(grad);

@@ -6,6 +6,7 @@
 #include "cuda/ops/fused_block.h"
 #include "cuda/ops/stream.h"
 #include "cuda/ops/tensors.h"
+#include "cuda/plan/remembered.h"
 
 namespace deltaconv::cuda {
 namespace {
@@ -55,7 +56,7 @@ Tensor launch_on(const FusedBlock& block, const FusedBlockProblem& problem) {
   const Sizes& sizes = block.pyramid.sizes;
   const int32_t device = x.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
-  const FusedBlockPlan plan = fused_block_plan(problem, device_properties(device));
+  const FusedBlockPlan& plan = remembered_fused_block_plan(problem, device_properties(device));
   const Tensor local = torch::stable::new_empty(x, {sizes.B, sizes.H, sizes.W, plan.out.depth});
   const Tensor result = torch::stable::new_empty(x, {sizes.B, sizes.H, sizes.W, problem.dim});
   const Tensor workspace = torch::stable::new_empty(x, {plan.sums + plan.shifts}, ScalarType::Float);

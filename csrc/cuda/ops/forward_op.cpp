@@ -5,6 +5,7 @@
 #include "cuda/ops/launch.h"
 #include "cuda/ops/stream.h"
 #include "cuda/ops/tensors.h"
+#include "cuda/plan/remembered.h"
 
 namespace deltaconv::cuda {
 namespace {
@@ -18,7 +19,7 @@ void launch_on(const Inputs& inputs, const PlanProblem& plan, const std::optiona
   const bool vectors = rows_aligned(residual_image) && rows_aligned(image_of<const T>(result));
   const ForwardArguments<T> arguments{problem_of<T>(inputs, vectors), residual_image,
                                       static_cast<T*>(result.mutable_data_ptr())};
-  launch_forward(forward_plan(plan, device_properties(device)), arguments, current_stream(device));
+  launch_forward(remembered_forward_plan(plan, device_properties(device)), arguments, current_stream(device));
 }
 
 Tensor pyramid_cuda(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,

@@ -83,7 +83,7 @@ void describe(std::ostream& text, const char* name, const ProjectionPlan& plan) 
   text << "block, " << name << ", " << plan.depth << " to " << plan.cols
        << " channels, tensor cores: " << plan.grid.blocks << " blocks of " << plan.grid.threads << " threads, "
        << plan.grid.shared_bytes << " bytes of shared memory, tiles of " << plan.tile_rows << " pixels x "
-       << plan.tile_cols << " channels, about " << static_cast<int64_t>(plan.estimated_cycles) << " cycles\n";
+       << plan.tile_cols << " channels, about " << static_cast<int64_t>(plan.estimated_cycles) << " model cycles\n";
 }
 
 }  // namespace

@@ -110,7 +110,8 @@ void describe(std::ostream& text, const Grid& grid) {
        << " bytes of shared memory";
 }
 
-void describe(std::ostream& text, const Stages& stages) {
+// `cycles` of a block of each stage, or null.
+void describe(std::ostream& text, const Stages& stages, const CtaCycles* cycles) {
   for (int32_t s = 0; s < stages.count; ++s) {
     const Stage& stage = stages.at[s];
     const Tiling& tiling = stage.tiling;
@@ -118,6 +119,7 @@ void describe(std::ostream& text, const Stages& stages) {
          << stage.cols.reduced << " in " << tiling.count_rows << " x " << tiling.count_cols << " tiles of "
          << tiling.rows << " x " << tiling.cols;
     if (tiling.band_rows > 0) text << ", " << tiling.band_rows << " input rows at a time";
+    if (cycles) text << ", a block alone " << static_cast<int64_t>(cycles[s].alone) << " model cycles";
     text << "\n";
   }
 }
@@ -125,10 +127,12 @@ void describe(std::ostream& text, const Stages& stages) {
 void describe(std::ostream& text, const LaunchPlan& launch) {
   text << name_of(launch.path);
   describe(text, launch.grid);
-  text << ", " << launch.pairs << " channel pairs a block";
-  if (launch.estimated_cycles > 0) text << ", about " << static_cast<int64_t>(launch.estimated_cycles) << " cycles";
+  text << ", " << launch.pairs << " channel pairs a block, " << launch.resident
+       << " blocks at once on a multiprocessor";
+  if (launch.estimated_cycles > 0)
+    text << ", about " << static_cast<int64_t>(launch.estimated_cycles) << " model cycles";
   text << "\n";
-  describe(text, launch.stages);
+  describe(text, launch.stages, launch.cycles);
 }
 
 }  // namespace
@@ -155,7 +159,7 @@ std::string explain(const BackwardPlan& plan) {
   text << "backward, weight and bias, " << name_of(plan.weight.path);
   describe(text, plan.weight.grid);
   text << ", " << plan.weight.partitions << " partial sums\n";
-  describe(text, plan.weight.stages);
+  describe(text, plan.weight.stages, nullptr);
   text << "backward, workspace: " << plan.workspace.size * 4 << " bytes\n";
   return text.str();
 }

@@ -22,6 +22,11 @@ struct DeviceProperties {
 
 enum class Path { kCudaCores, kTensorCores };
 
+// The CTAs of convolutions: their threads, and on tensor cores their tile.
+struct CtaChoice {
+  int32_t rows, cols, threads;
+};
+
 struct PlanProblem {
   Sizes sizes;
   std::vector<int64_t> factors;
@@ -29,6 +34,12 @@ struct PlanProblem {
   std::optional<Path> path = std::nullopt;  // none: the path that should be faster
   // Columns of the weight gradient's tiles on tensor cores; none: the columns that should be faster.
   std::optional<int32_t> weight_columns = std::nullopt;
+  std::optional<CtaChoice> cta = std::nullopt;  // none: those that should be fastest
+};
+
+// Model cycles of a CTA: alone on its multiprocessor, and of its multiprocessor's unit that it keeps busy the longest.
+struct CtaCycles {
+  double alone, busy;
 };
 
 // One launch of up to kMaxStages stages.
@@ -37,7 +48,9 @@ struct LaunchPlan {
   Grid grid;
   int32_t pairs;  // channel pairs of a CTA
   Stages stages;
-  double estimated_cycles;  // by the cost model that chose the tiles; 0 where there is nothing to launch
+  int64_t resident;              // CTAs that a multiprocessor runs at once
+  CtaCycles cycles[kMaxStages];  // of a CTA of each of stages.at, by the cost model that chose the tiles
+  double estimated_cycles;       // of the launch; 0 where there is nothing to launch
 };
 
 // The weight gradient's launch. A CTA takes one partition of a stage's tiles. On CUDA cores it takes kLanes channels

@@ -1,6 +1,7 @@
 // The plan of the weight gradient on tensor cores: the tile that a simple cost model finds fastest, from the shape and
 // the shared memory of a CTA alone, so that sums are the same on many GPUs.
 #include <algorithm>
+#include <cmath>
 #include <optional>
 
 #include "cuda/layout/weight_band.h"
