@@ -1,4 +1,4 @@
-"""How long a launch takes by the plan's model, computed block by block: what the plan's own schedule is tested against."""
+"""When a launch ends by the plan's model, computed block by block: what the plan's own schedule is tested against."""
 
 from __future__ import annotations
 

@@ -190,7 +190,9 @@ def errors(ctas: list[Counted], rates: np.ndarray, unit: int) -> list[tuple[floa
 
 
 def write(names: list[str], rates: list[np.ndarray]) -> None:
-    rows = [f"    {{{a:.4g}, {b:.4g}}},  // {name}" for name, a, b in zip(names, *rates, strict=True)]
+    numbers = [f"    {{{a:.4g}, {b:.4g}}}," for a, b in zip(*rates, strict=True)]
+    column = max(map(len, numbers)) + 2  # where clang-format puts the comments
+    rows = [f"{of_work:{column}}// {name}" for of_work, name in zip(numbers, names, strict=True)]
     text = RATES.read_text()
     begin, end = text.index("= {\n") + 4, text.index("};")
     RATES.write_text(text[:begin] + "\n".join(rows) + "\n" + text[end:])

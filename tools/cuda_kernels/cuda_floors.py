@@ -12,12 +12,11 @@ import re
 import torch
 from cuda_resources import write_table
 
-from deltaconv_kernels.cuda_plan import GPUS, explain_cuda_plan
+from deltaconv_kernels.cuda_plan import explain_cuda_plan
 from deltaconv_kernels.testing import NAMED_SHAPES, Shape
 
 # Rates of an H200: float32 by the data sheet; what mma.sync and a copy reach as others measured it.
 FLOAT32_FLOPS, MATRIX_FLOPS, BYTES = 67e12, 620e12, 4.3e12
-CLOCK = FLOAT32_FLOPS / (2 * 128 * GPUS["h200"].multiprocessors)  # 128 multiply-adds a cycle
 BAND_STEP = 8  # columns of results of one product, and rows of a fragment of the band
 
 
@@ -28,7 +27,7 @@ def band_density(kernel_size: int) -> float:
 
 
 def floors(shape: Shape) -> dict[str, float]:
-    """Microseconds, by what limits."""
+    """Microseconds, by what limits; computed, not measured."""
     return {
         "memory": 1e6 * shape.bytes(torch.float16) / BYTES,
         "CUDA cores": 1e6 * shape.flops / FLOAT32_FLOPS,
@@ -37,23 +36,27 @@ def floors(shape: Shape) -> dict[str, float]:
 
 
 def expected(shape: Shape) -> dict[str, float]:
-    """Microseconds of the forward by the plan's cost model, by type."""
-    times = {}
+    """Model cycles of the forward by the plan, by type."""
+    cycles_by_type = {}
     for dtype in (torch.bfloat16, torch.float32):
         sizes = (shape.batch, shape.height, shape.width, shape.inter)
         plan = explain_cuda_plan(sizes, shape.kernel_size, shape.factors, dtype)
         cycles = re.findall(r"^forward.*about (\d+) model cycles", plan, re.MULTILINE)
-        times[f"plan, {str(dtype).removeprefix('torch.')}"] = 1e6 * sum(map(int, cycles)) / CLOCK
-    return times
+        cycles_by_type[f"plan, {str(dtype).removeprefix('torch.')}"] = float(sum(map(int, cycles)))
+    return cycles_by_type
 
 
 def table() -> str:
-    times = {name: floors(shape) | expected(shape) for name, shape in NAMED_SHAPES.items()}
-    columns = list(next(iter(times.values())))
+    rows = {
+        name: [f"{time:.1f}" for time in floors(shape).values()]
+        + [f"{cycles:,.0f}".replace(",", " ") for cycles in expected(shape).values()]
+        for name, shape in NAMED_SHAPES.items()
+    }
+    some = next(iter(NAMED_SHAPES.values()))
+    columns = [*floors(some), *expected(some)]
     lines = [f"| shape | density | {' | '.join(columns)} |", "| --- |" + " ---: |" * (1 + len(columns))]
-    for name, row in times.items():
-        cells = " | ".join(f"{time:.1f}" for time in row.values())
-        lines.append(f"| {name} | {band_density(NAMED_SHAPES[name].kernel_size):.2f} | {cells} |")
+    for name, row in rows.items():
+        lines.append(f"| {name} | {band_density(NAMED_SHAPES[name].kernel_size):.2f} | {' | '.join(row)} |")
     return "\n".join(lines)
 
 

@@ -20,7 +20,7 @@ from deltaconv_kernels.native import DIRECTORY
 
 LIBRARY = DIRECTORY / "libdeltaconv_cuda.so"
 DOCS = Path(__file__).parents[2] / "docs" / "cuda"
-PAGES = {"cuda_resources": DOCS / "registers.md", "cuda_floors": DOCS / "floors.md"}  # by the tool that writes a table
+PAGES = {"cuda_resources": DOCS / "registers.md", "cuda_floors": DOCS / "floors.md", "plan_choices": DOCS / "plan.md"}
 END = "<!-- end -->"
 TYPES = {"f": "float32", "Half": "float16", "BFloat16": "bfloat16"}
 

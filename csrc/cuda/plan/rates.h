@@ -1,5 +1,5 @@
-// What a unit of work takes, as the PTX of the kernels has it (compute_90, nvcc 13.0.88). tests/ptx/fit_rates.py fits these
-// numbers to the counts of executed CTAs and writes this table.
+// What a unit of work takes, as the PTX of the kernels has it (compute_90, nvcc 13.0.88). tests/ptx/fit_rates.py fits
+// these numbers to the counts of executed CTAs and writes this table.
 #pragma once
 
 #include "cuda/plan/work.h"
