@@ -93,7 +93,7 @@ class CtaWork {
     if (stage_.rows.factor == 1) return results();
     return upsampled(stage_.rows, stage_.tiling.step_rows) * upsampled(stage_.cols, stage_.tiling.step_cols);
   }
-  double values() const { return 4.0 * Banded::kStep * Banded::kFragments; }  // of a lane, for a channel
+  double values() const { return 4.0 * Banded::kStep * Banded::kFragments; }  // a lane's, for a channel
 
   WorkPhase load_half() const {
     WorkPhase phase{{}, 0, 2 * kBandedPairs * window_values() * window(), 0};

@@ -25,7 +25,7 @@ inline constexpr double kMemoryLatency = 900, kBytesInFlight = 64;
 
 // A part of a CTA's time in which its units work at once; the busiest of them sets the pace.
 struct Phase {
-  double instructions = 0, products = 0, wavefronts = 0;  // of all warps
+  double instructions = 0, products = 0, wavefronts = 0;  // all warps together
   double bytes = 0;                                       // between the L2 and the multiprocessor
   double waits = 0;  // times that all warps wait for memory, or for a barrier behind it
 
@@ -42,8 +42,7 @@ inline Phase operator+(const Phase& a, const Phase& b) {
 // A CTA's phases, one after the other.
 using CtaCost = std::array<Phase, 4>;
 
-// `at_once`: CTAs of the launch that can run on each multiprocessor, on average; below 1 the others leave it more of
-// the L2.
+// `at_once`: CTAs of the launch for each multiprocessor. Below 1, idle multiprocessors leave the others more of the L2.
 inline CtaCycles cta_cycles(const CtaCost& cost, int32_t threads, double at_once) {
   const double unfilled = std::max(1.0, kWarpsThatFill * kWarp / threads);
   const double most = std::min(kMostBytesPerCycle, kBytesPerCycle / std::min(at_once, 1.0));

@@ -49,8 +49,8 @@ struct LaunchPlan {
   int32_t pairs;  // channel pairs of a CTA
   Stages stages;
   int64_t resident;              // CTAs that a multiprocessor runs at once
-  CtaCycles cycles[kMaxStages];  // of a CTA of each of stages.at, by the cost model that chose the tiles
-  double estimated_cycles;       // of the launch; 0 where there is nothing to launch
+  CtaCycles cycles[kMaxStages];  // a CTA's, for each of stages.at, by the cost model that chose the tiles
+  double estimated_cycles;       // the launch's; 0 where there is nothing to launch
 };
 
 // The weight gradient's launch. A CTA takes one partition of a stage's tiles. On CUDA cores it takes kLanes channels

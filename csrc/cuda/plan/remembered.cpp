@@ -6,7 +6,7 @@
 namespace deltaconv::cuda {
 namespace {
 
-constexpr size_t kMostPlans = 64;  // of each function and thread; then the oldest is forgotten
+constexpr size_t kMostPlans = 64;  // for each function and thread; then the oldest is forgotten
 
 auto fields(const Sizes& sizes) { return std::tie(sizes.B, sizes.H, sizes.W, sizes.C, sizes.S, sizes.K); }
 

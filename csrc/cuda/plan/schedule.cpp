@@ -173,7 +173,7 @@ class Schedule {
   int64_t resident_;
   double now_ = 0;
   std::vector<Group> groups_;
-  std::vector<State> states_;  // of each group, side by side: they are searched for every CTA
+  std::vector<State> states_;  // those of the groups, side by side: they are searched for every CTA
 };
 
 // The cells of a launch's CTAs (CtaOrder) in their order, over all images.

@@ -7,8 +7,8 @@ namespace deltaconv::cuda {
 
 // Model cycles from the first CTA's start to the last one's end, from plan.cycles, plan.resident and the order of the
 // CTAs. A CTA starts as soon as a multiprocessor has room, on the one that has the fewest, and of several the one that
-// will have room again first. CTAs of a multiprocessor slow each other down by the part of its time that each keeps a
-// unit busy:
+// will have room again first. CTAs of a multiprocessor slow each other down, each by the part of its time in which it
+// keeps a unit busy:
 //
 //   alone 10 cycles, 4 of them busy     one CTA: 10     two at once: 10 + 4     three at once: 10 + 2 * 4
 //
