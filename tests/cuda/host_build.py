@@ -46,10 +46,11 @@ def plan_problem(
 class HostPyramid:
     """`deltaconv_kernels.pyramid` by the host build, as planned for one GPU; differentiable."""
 
-    def __init__(self, gpu=None, path: str | None = None, weight_columns: int | None = None):
+    def __init__(self, gpu=None, path: str | None = None, weight_columns: int | None = None, cta=None):
         self.gpu = gpu or device("h100")
         self.path = path
         self.weight_columns = weight_columns
+        self.cta = cta  # rows, columns and threads of convolutions on tensor cores
 
     def __call__(self, x, weight, bias=None, factors=(1,), gate="scaled", gate_scale=1.0, residual=None):
         return _Pyramid.apply(x, weight, bias, tuple(factors), gate, gate_scale, residual, self)
@@ -68,7 +69,7 @@ def _address(tensor) -> int:
 
 
 def _problem(x, weight, bias, factors, gate, gate_scale, host: HostPyramid):
-    plan = plan_problem(x.shape, factors, weight.shape[1], x.dtype, host.path, host.weight_columns)
+    plan = plan_problem(x.shape, factors, weight.shape[1], x.dtype, host.path, host.weight_columns, host.cta)
     return module().Problem(plan, host.gpu, GATES.index(gate), gate_scale, image(x), _address(weight), _address(bias))
 
 
@@ -93,7 +94,7 @@ class _Pyramid(torch.autograd.Function):
 def backward(grad, x, weight, bias, factors, gate, gate_scale, output_mask, host: HostPyramid):
     """Gradients of x, weight and bias, None where not wanted; outputs and workspace start as NaN."""
     problem = _problem(x, weight, bias, factors, gate, gate_scale, host)
-    planned = plan_problem(x.shape, factors, weight.shape[1], x.dtype, host.path, host.weight_columns)
+    planned = plan_problem(x.shape, factors, weight.shape[1], x.dtype, host.path, host.weight_columns, host.cta)
     plan = module().backward_plan(planned, host.gpu)
     workspace = torch.full((plan.workspace_floats,), torch.nan)
     grads = [

@@ -51,25 +51,15 @@ TILES = [
 ]
 
 
-def gpu_that_gets(host, problem, tile, threads=None):
-    for multiprocessors, shared, blocks in itertools.product((1, 4, 8, 10000), (74144, 101376, 166912, 232448), (1, 2)):
-        gpu = host.DeviceProperties(90, multiprocessors, shared, blocks * (shared + 1024))
-        if not host.tensor_cores_take(problem, gpu):
-            continue
-        (launch,) = host.forward_plan(problem, gpu)
-        if launch.threads == (threads or launch.threads) and all(
-            (tiling.rows, tiling.cols) == tile for tiling in launch.tilings
-        ):
-            return gpu
-    raise AssertionError(f"no GPU's plan has tiles of {tile} for blocks of {threads} threads")
-
-
 @pytest.mark.parametrize(("kernel_size", "tile", "threads"), TILES, ids=str)
 def test_every_tile(host, kernel_size, tile, threads, dtype):
     shape = Shape(1, 35, 38, 34, kernel_size)  # several tiles of each kind, tails in C, H and W
-    problem = plan_problem((1, 35, 38, 34), (1, 2), kernel_size, dtype, TENSOR_CORES)
-    gpu = gpu_that_gets(host, problem, tile, threads)
-    assert_forward_matches(make_case(shape, dtype, residual=True), HostPyramid(gpu, TENSOR_CORES))
+    cta = (*tile, threads)
+    problem = plan_problem((1, 35, 38, 34), (1, 2), kernel_size, dtype, TENSOR_CORES, cta=cta)
+    (launch,) = host.forward_plan(problem, device("h100"))
+    assert launch.threads == threads
+    assert {(tiling.rows, tiling.cols) for tiling in launch.tilings} == {tile}
+    assert_forward_matches(make_case(shape, dtype, residual=True), HostPyramid(path=TENSOR_CORES, cta=cta))
 
 
 SHAPES = [
@@ -112,9 +102,8 @@ def test_results_depend_on_the_tile_in_odd_rows_alone(host, dtype):
     """Tiles of 16 rows add up every row's products in pairs of kernel rows from the first on, those of 32 rows the odd
     rows' from the second on."""
     case = make_case(Shape(1, 35, 38, 34, 9), dtype)
-    problem = plan_problem(case.x.shape, case.factors, 9, dtype, TENSOR_CORES)
-    gpus = [gpu_that_gets(host, problem, tile) for tile in ((16, 16), (32, 16), (32, 32))]
-    results = [HostPyramid(gpu, TENSOR_CORES)(*case.arguments) for gpu in gpus]
+    ctas = [(rows, cols, 512) for rows, cols in ((16, 16), (32, 16), (32, 32))]
+    results = [HostPyramid(path=TENSOR_CORES, cta=cta)(*case.arguments) for cta in ctas]
     # Of a reduced stage neighbouring tiles share a column: sums start elsewhere and round differently.
     low, *high = [y[..., :17] for y in results]
     assert torch.equal(*high)

@@ -18,8 +18,6 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "cuda"), str(ROOT / "tests" / "ptx"), str(ROOT)]
 
 from cuda_launches import Executor, forward  # noqa: E402
-from host_build import module as host_build  # noqa: E402
-from host_build import plan_problem  # noqa: E402
 from machine_code import (  # noqa: E402
     CLASSES,
     MULTIPLY_ADDS,
@@ -35,7 +33,6 @@ from machine_code import (  # noqa: E402
 )
 from nvcc_ptx import ptx, storage_of  # noqa: E402
 from ptx_executor import Module  # noqa: E402
-from test_tensor_cores import gpu_that_gets  # noqa: E402
 
 from deltaconv_kernels.testing import Shape, make_case  # noqa: E402
 
@@ -56,17 +53,15 @@ COLUMNS = ["loop", "instructions", *CLASSES, "under a predicate"]
 def launched(kernel_size: int, tile: tuple[int, int] | None) -> tuple[str, Module, str]:
     """The PTX text of the forward that a problem launches, the same parsed, and the entry's name."""
     path, dtype = ("tensor_cores", torch.bfloat16) if tile else ("cuda_cores", torch.float32)
-    case, gpu = make_case(Shape(1, 35, 38, 32, kernel_size, (1,)), dtype), None
-    if tile:
-        problem = plan_problem(case.x.shape, case.factors, kernel_size, dtype, path)
-        gpu = gpu_that_gets(host_build(), problem, tile)
+    case = make_case(Shape(1, 35, 38, 32, kernel_size, (1,)), dtype)
+    cta = (*tile, 512) if tile else None
     seen = []
 
     def look(ptx_module: Module, entry: str) -> Module:
         seen.append(ptx_module)
         return ptx_module
 
-    executor = Executor(ARCHITECTURE, gpu=gpu, path=path, change=look, only_blocks=lambda blocks, launch: [0])
+    executor = Executor(ARCHITECTURE, path=path, cta=cta, change=look, only_blocks=lambda blocks, launch: [0])
     forward(case, executor)
     (run,), (ptx_module,) = executor.executed, seen
     return ptx(f"{path}/forward.cu", storage_of(run.kernel), ARCHITECTURE), ptx_module, run.entry

@@ -7,7 +7,6 @@ import test_cuda_cores
 import test_tensor_cores_backward
 import test_weight_gradient
 import torch
-from host_build import module, plan_problem
 from matching import HALVES, assert_backward_matches, in_turn, views_of
 
 from deltaconv_kernels.testing import Shape, make_case
@@ -58,9 +57,8 @@ def test_shapes_on_tensor_cores(architecture, dtype, shape):
 def test_every_tile(architecture, dtype, tile):
     kernel_size, size, part = tile
     case = make_case(Shape(1, 40, 60, 2, kernel_size), dtype)
-    problem = plan_problem(case.x.shape, case.factors, kernel_size, dtype, TENSOR_CORES)
-    gpu = test_tensor_cores_backward.gpu_that_gets(module(), size, part, problem)
-    assert_backward_matches(case, path=TENSOR_CORES, gpu=gpu, compute_capability=architecture)
+    cta = test_tensor_cores_backward.cta_of(size, part)
+    assert_backward_matches(case, path=TENSOR_CORES, cta=cta, compute_capability=architecture)
 
 
 @pytest.mark.ptx_full

@@ -6,7 +6,7 @@ import pytest
 import test_cuda_cores
 import test_tensor_cores
 import torch
-from host_build import module, plan_problem
+from host_build import module
 from matching import HALVES, assert_forward_matches, in_turn, views_of
 
 from deltaconv_kernels.testing import Shape, make_case
@@ -60,9 +60,7 @@ def test_block_sizes_on_cuda_cores(architecture, dtype, multiprocessors):
 def test_every_tile_of_tensor_cores(architecture, dtype, tile):
     kernel_size, size, threads = tile
     case = make_case(Shape(1, 35, 38, 34, kernel_size), dtype, residual=True)
-    problem = plan_problem(case.x.shape, case.factors, kernel_size, dtype, TENSOR_CORES)
-    gpu = test_tensor_cores.gpu_that_gets(module(), problem, size, threads)
-    assert_forward_matches(case, path=TENSOR_CORES, gpu=gpu, compute_capability=architecture)
+    assert_forward_matches(case, path=TENSOR_CORES, cta=(*size, threads), compute_capability=architecture)
 
 
 @pytest.mark.ptx_full

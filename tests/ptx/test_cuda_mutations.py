@@ -6,7 +6,6 @@ import pytest
 import test_tensor_cores
 import torch
 from cuda_launches import Executor, forward
-from host_build import module, plan_problem
 from mutations import AFTER_ANOTHER, MUTATIONS, WAITS, Subject, unnoticed
 
 from deltaconv_kernels.reference import pyramid_forward
@@ -26,13 +25,10 @@ def subject(path: str, inter: int, tile=None, half: bool = False) -> Subject:
     dtype = torch.float16 if half or path == TENSOR_CORES else torch.float32
     height, width = (35, 38) if tile else (19, 21)
     case = make_case(Shape(1, height, width, inter, kernel_size), dtype, residual=True)
-    expected, gpu = pyramid_forward(*case.to(torch.float64).arguments), None
-    if size:
-        planned = plan_problem(case.x.shape, case.factors, kernel_size, dtype, path)
-        gpu = test_tensor_cores.gpu_that_gets(module(), planned, size, threads)
+    expected, cta = pyramid_forward(*case.to(torch.float64).arguments), (*size, threads) if size else None
 
     def is_right(executor: Executor) -> bool:
-        executor.path, executor.gpu = path, gpu
+        executor.path, executor.cta = path, cta
         return relative_error(forward(case, executor), expected) <= ERROR_BUDGET[dtype]
 
     return Subject(is_right)
