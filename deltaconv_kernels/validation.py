@@ -85,8 +85,8 @@ def check_stream(x: Tensor, residual: Tensor | None, dim: int) -> None:
         if not torch.compiler.is_compiling():
             return _check_shape("residual", residual, tuple(x.shape), "the shape of x")
         for size, wanted in zip(residual.shape, x.shape, strict=True):
-            # Dynamo takes a message that is made here, of constants alone
-            torch._check_value(size == wanted, lambda: "residual: expected the shape of x")
+            # Dynamo takes a message that is made here, of constants alone, and in torch 2.11 for this check alone
+            torch._check(size == wanted, lambda: "residual: expected the shape of x")
 
 
 def check_against_parameters(x: Tensor, parameter: Tensor) -> None:

@@ -129,7 +129,7 @@ def kernel_of(launched):
         (16, 24, 2, EVEN_KERNELS),  # 3 does not divide 16
         (12, 13, 2, EVEN_KERNELS),
     ],
-    ids=str,
+    ids=lambda value: "+".join(sorted(value)) if isinstance(value, set) else str(value),  # sets have no order
 )
 def test_what_compiles_anew(height, width, batch, expected):
     """Neither the batch nor H and W compile anew, unless other factors divide them: then five kernels of seven."""

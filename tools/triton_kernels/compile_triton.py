@@ -228,7 +228,7 @@ def merged(old: list[Row], new: list[Row]) -> list[Row]:
 
 def made_by() -> str:
     """The compiler, and a hash of what it is given: the kernels, and what is chosen for the named shapes."""
-    folder = DOCUMENT.parents[1] / "deltaconv_kernels" / "triton"
+    folder = Path(launch.__file__).parent
     digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in KERNEL_SOURCES))
     for shape, dtype, architecture in itertools.product(NAMED_SHAPES.values(), DTYPES.values(), ARCHITECTURES):
         K = shape.kernel_size
