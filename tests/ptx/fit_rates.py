@@ -89,7 +89,7 @@ def middle_tile(plan, stage: int) -> int:
     """The index of a CTA of the stage whose tile has others on all sides, if any has."""
     tiles = host_build().located_tiles(plan)
     rows, cols = (1 + max(tile[i] for tile in tiles if tile[0] == stage) for i in (2, 3))
-    return next(i for i, t in enumerate(tiles) if t[0] == stage and (t[2], t[3]) == (rows // 2, cols // 2))
+    return next(t[-1] for t in tiles if t[0] == stage and (t[2], t[3]) == (rows // 2, cols // 2))
 
 
 @dataclass(frozen=True)
