@@ -50,11 +50,13 @@ template <class T>
 DELTACONV_DEVICE void load_rows(const Source<T>& source, int32_t row, int32_t col, int32_t rows, int32_t cols,
                                 float* shared) {
   constexpr int kWidth = kQuadValues<T>, kVectors = kLanes / kWidth, kTogether = 4;
-  const int in_pixel = thread_index() % kVectors * kWidth;  // the first of the lanes that this thread reads
+  const auto thread = static_cast<uint32_t>(thread_index());  // signed divisions cost registers across the main loop
+  const int in_pixel = static_cast<int>(thread % kVectors) * kWidth;  // the first of the lanes that this thread reads
   const int in_half = in_pixel % kPairs;
   const int32_t channels = source.channels - in_half;
   const T* from = source.data + (in_pixel / kPairs) * source.half_stride + in_half;
-  const int32_t first = thread_index() / kVectors, step = thread_count() / kVectors, count = rows * cols;
+  const auto first = static_cast<int32_t>(thread / kVectors);
+  const int32_t step = thread_count() / kVectors, count = rows * cols;
   float* to = shared + first * kLanes + in_pixel;
   PixelWalk walk(first, step, cols);
   const bool direct = source.vectors && source.rows.factor == 1;
