@@ -16,6 +16,7 @@ from situations_of_modules import MODULES
 from situations_of_modules import SITUATIONS as OF_MODULES
 
 PAGE = Path(__file__).parents[2] / "docs" / "side_by_side.md"
+PAGE_TORCH = "2.13.0"
 
 # Where a convolution works and ours does not: the page says why, and what the error says.
 REFUSED = {
@@ -67,12 +68,18 @@ def test_the_page_lists_these_situations():
 
 @pytest.mark.parametrize("situation", OF_FUNCTIONS)
 def test_a_function_does_what_the_page_says(situation):
-    assert outcomes_of_functions(situation) == documented()[0][situation]
+    assert_as_documented(outcomes_of_functions(situation), documented()[0][situation])
 
 
 @pytest.mark.parametrize("situation", OF_MODULES)
 def test_a_module_does_what_the_page_says(situation):
-    assert outcomes_of_modules(situation) == documented()[1][situation]
+    assert_as_documented(outcomes_of_modules(situation), documented()[1][situation])
+
+
+def assert_as_documented(found, expected):
+    """PyTorch's own convolution, the first, only with the torch that the page is of; ours with every one."""
+    first = 0 if torch.__version__.split("+")[0] == PAGE_TORCH else 1
+    assert found[first:] == expected[first:]
 
 
 def test_nothing_is_refused_that_a_convolution_takes_but_what_the_page_explains():
