@@ -10,6 +10,9 @@ import triton.language as tl
 from .convolution import add, convolve, load_points, load_row, zeros
 from .forward_kernel import convolve_pair, gate_open
 from .grid import (
+    Problem,
+    Stage,
+    TileSize,
     cell_fraction,
     cell_start,
     channel_lanes,
@@ -87,13 +90,14 @@ def load_patch(
 @triton.jit
 def load_upsample_adjoint(
     p_image, row, column, m_lane, H, W, h, w,
-    Y: tl.constexpr, FACTOR: tl.constexpr, EVEN: tl.constexpr,
-    BP: tl.constexpr, BC: tl.constexpr, RH: tl.constexpr, RW: tl.constexpr,
+    Y: tl.constexpr, FACTOR: tl.constexpr, EVEN: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
     """The gradient of the patch of gated values at (row, column), gathered from the result's: RH * RW of [BP, BC]."""
+    RH: tl.constexpr = tile.RH
+    RW: tl.constexpr = tile.RW
     tops = cells_around(row, RH, H, h, FACTOR, EVEN)
     lefts = cells_around(column, RW, W, w, FACTOR, EVEN)
-    sums = zeros(RH * RW, BP, BC)
+    sums = zeros(RH * RW, tile.BP, tile.BC)
     for i_y in range(2 * tallest_cell(H, h, FACTOR, EVEN)):
         for i_x in range(2 * tallest_cell(W, w, FACTOR, EVEN)):
             across = ()
@@ -121,30 +125,31 @@ def gate_backward(b_g, b_u, b_v, gate_scale, SIGMOID: tl.constexpr):
 
 @triton.jit
 def gate_stage(
-    p_plane, p_w, p_b, p_grad, p_a, i_t, i_s, n_r, n_c, B, H, W, h, w, gate_scale,
-    C: tl.constexpr, K: tl.constexpr, S: tl.constexpr, FACTOR: tl.constexpr, EVEN: tl.constexpr,
-    SIGMOID: tl.constexpr, HAS_BIAS: tl.constexpr,
-    BP: tl.constexpr, BC: tl.constexpr, RH: tl.constexpr, RW: tl.constexpr,
+    p_plane, p_w, p_b, p_grad, p_a, i_t, n_r, n_c, B, H, W, h, w, gate_scale,
+    problem: tl.constexpr, stage: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
     """One tile of one stage; p_plane holds the stage's inputs and p_a takes the gradients, both [B, h, w, C]."""
-    o_b, o_r, o_n, m_p = patch_origins(i_t, B, n_r, n_c, BP)
-    o_c, m_c = channel_lanes(tl.program_id(1), C // 2, BP, BC)
+    C: tl.constexpr = problem.C
+    RH: tl.constexpr = tile.RH
+    RW: tl.constexpr = tile.RW
+    o_b, o_r, o_n, m_p = patch_origins(i_t, B, n_r, n_c, tile.BP)
+    o_c, m_c = channel_lanes(tl.program_id(1), C // 2, tile.BP, tile.BC)
     row, column = o_r * RH, o_n * RW
-    Y: tl.constexpr = S * (C // 2)
-    p_grad_image = p_grad + o_b.to(tl.int64) * H * W * Y + i_s * (C // 2) + o_c
-    if FACTOR == 1:
+    Y: tl.constexpr = problem.S * (C // 2)
+    p_grad_image = p_grad + o_b.to(tl.int64) * H * W * Y + stage.i_s * (C // 2) + o_c
+    if stage.FACTOR == 1:
         b_g = load_patch(p_grad_image, row, column, m_p & m_c, H, W, Y, RH, RW)
     else:
         b_g = load_upsample_adjoint(
-            p_grad_image, row, column, m_p & m_c, H, W, h, w, Y, FACTOR, EVEN, BP, BC, RH, RW
+            p_grad_image, row, column, m_p & m_c, H, W, h, w, Y, stage.FACTOR, stage.EVEN, tile
         )  # fmt: skip
     b_u, b_v = convolve_pair(
-        p_plane, p_w, p_b, i_s, o_b, row, column, m_p, o_c, m_c, h, w, h, w, C, K, 1, True, HAS_BIAS, BP, BC, RH, RW
+        p_plane, p_w, p_b, o_b, row, column, m_p, o_c, m_c, h, w, h, w, problem, Stage(stage.i_s, 1, True), tile
     )  # fmt: skip
     for n in tl.static_range(RH * RW):
         y, x = row + n // RW, column + n % RW
         p_pixel = p_a + ((o_b.to(tl.int64) * h + y) * w + x) * C + o_c
-        grad_u, grad_v = gate_backward(b_g[n], b_u[n], b_v[n], gate_scale, SIGMOID)
+        grad_u, grad_v = gate_backward(b_g[n], b_u[n], b_v[n], gate_scale, problem.SIGMOID)
         m_a = m_p & m_c & (y < h) & (x < w)
         tl.store(p_pixel, grad_u, mask=m_a)
         tl.store(p_pixel + C // 2, grad_v, mask=m_a)
@@ -158,6 +163,8 @@ def pyramid_backward_gate_kernel(
     BP: tl.constexpr, BC: tl.constexpr, RH: tl.constexpr, RW: tl.constexpr,
 ):  # fmt: skip
     """The gradient of every convolution's result. Axis 0: tiles, stage after stage; axis 1: channel pairs."""
+    problem: tl.constexpr = Problem(C, K, len(FACTORS), SIGMOID, HAS_BIAS, False)
+    tile: tl.constexpr = TileSize(BP, BC, RH, RW)
     i_t = tl.program_id(0)
     first = 0
     pixels = tl.zeros([], tl.int64)
@@ -169,8 +176,8 @@ def pyramid_backward_gate_kernel(
         if (i_t >= first) & (i_t < first + tiles):
             p_plane = p_x if FACTORS[i_s] == 1 else p_d + reduced * C
             gate_stage(
-                p_plane, p_w, p_b, p_grad, p_a + pixels * C, i_t - first, i_s, n_r, n_c, B, H, W, h, w, gate_scale,
-                C, K, len(FACTORS), FACTORS[i_s], EVEN[i_s], SIGMOID, HAS_BIAS, BP, BC, RH, RW,
+                p_plane, p_w, p_b, p_grad, p_a + pixels * C, i_t - first, n_r, n_c, B, H, W, h, w, gate_scale,
+                problem, Stage(i_s, FACTORS[i_s], EVEN[i_s]), tile,
             )  # fmt: skip
         first += tiles
         pixels += B.to(tl.int64) * h * w
@@ -201,7 +208,7 @@ def pyramid_backward_pooled_input_kernel(
                 b_g = convolve(
                     zeros(RH * RW, BP, BC), p_a + (pixels + o_b.to(tl.int64) * h * w) * C + o_c,
                     p_w + i_s * (K * K * C) + o_c, row, column, m_p, m_c, h, w, h, w,
-                    C, K, 1, True, True, BP, BC, RH, RW,
+                    C, K, 1, True, True, TileSize(BP, BC, RH, RW),
                 )  # fmt: skip
                 for n in tl.static_range(RH * RW):
                     y, x = row + n // RW, column + n % RW
@@ -269,7 +276,7 @@ def pyramid_backward_input_kernel(
         if FACTORS[i_s] == 1:
             sums = convolve(
                 sums, p_a + (pixels + offset) * C + o_c, p_w + i_s * (K * K * C) + o_c, row, column, m_p, m_c,
-                h, w, h, w, C, K, 1, True, True, BP, BC, RH, RW,
+                h, w, h, w, C, K, 1, True, True, TileSize(BP, BC, RH, RW),
             )  # fmt: skip
         else:
             sums = add_pool_adjoint(

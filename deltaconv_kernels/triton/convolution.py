@@ -132,19 +132,21 @@ def add_kernel_row(sums, inputs, taps, RW: tl.constexpr, K: tl.constexpr):
 def convolve(
     sums, p_image, p_filter, row, column, m_p, m_c, H, W, h, w,
     C: tl.constexpr, K: tl.constexpr, FACTOR: tl.constexpr, EVEN: tl.constexpr, FLIP: tl.constexpr,
-    BP: tl.constexpr, BC: tl.constexpr, RH: tl.constexpr, RW: tl.constexpr,
+    tile: tl.constexpr,
 ):  # fmt: skip
     """Adds to `sums` the correlation of a stage with its filters, at the patch from (row, column) on.
 
     p_image points to each lane's channel of pixel (0, 0), p_filter to its channel of tap (0, 0). FLIP mirrors the
-    filters, which makes this the adjoint. Sums are RH * RW of [BP, BC] float32, row by row.
+    filters, which makes this the adjoint. `tile` is a TileSize; sums are RH * RW of [BP, BC] float32, row by row.
     """
-    for r in range(RH + K - 1):
+    RW: tl.constexpr = tile.RW
+    for r in range(tile.RH + K - 1):
         inputs = load_row(
-            p_image, row + (r - K // 2), column - K // 2, m_p & m_c, H, W, h, w, C, RW + K - 1, FACTOR, EVEN, BP, BC
+            p_image, row + (r - K // 2), column - K // 2, m_p & m_c, H, W, h, w,
+            C, RW + K - 1, FACTOR, EVEN, tile.BP, tile.BC,
         )  # fmt: skip
         added = ()
-        for i in tl.static_range(RH):
+        for i in tl.static_range(tile.RH):
             b_row = sums[i * RW : (i + 1) * RW]
             k_r = r - i
             if (k_r >= 0) & (k_r < K):

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from .convolution import convolve, zeros
-from .grid import cell_fraction, cell_start, channel_lanes, patch_origins, tallest_cell
+from .grid import Problem, Stage, TileSize, cell_fraction, cell_start, channel_lanes, patch_origins, tallest_cell
 
 
 @triton.jit
@@ -18,27 +18,28 @@ def gate_open(b_v, gate_scale, SIGMOID: tl.constexpr):
 
 @triton.jit
 def convolve_pair(
-    p_x, p_w, p_b, i_s, o_b, row, column, m_p, o_c, m_c, H, W, h, w,
-    C: tl.constexpr, K: tl.constexpr, FACTOR: tl.constexpr, EVEN: tl.constexpr, HAS_BIAS: tl.constexpr,
-    BP: tl.constexpr, BC: tl.constexpr, RH: tl.constexpr, RW: tl.constexpr,
+    p_x, p_w, p_b, o_b, row, column, m_p, o_c, m_c, H, W, h, w,
+    problem: tl.constexpr, stage: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
     """Convolution and bias of channels c and c + C/2 at one patch: two tuples of RH * RW [BP, BC]."""
+    C: tl.constexpr = problem.C
+    K: tl.constexpr = problem.K
     p_image = p_x + o_b.to(tl.int64) * H * W * C + o_c
-    p_filter = p_w + i_s * (K * K * C) + o_c
-    u, v = zeros(RH * RW, BP, BC), zeros(RH * RW, BP, BC)
+    p_filter = p_w + stage.i_s * (K * K * C) + o_c
+    u, v = zeros(tile.RH * tile.RW, tile.BP, tile.BC), zeros(tile.RH * tile.RW, tile.BP, tile.BC)
     for half in range(2):
         shift = half * (C // 2)
         u = v
-        if HAS_BIAS:
-            b_bias = tl.load(p_b + i_s * C + o_c + shift, mask=m_c, other=0).to(tl.float32)
+        if problem.HAS_BIAS:
+            b_bias = tl.load(p_b + stage.i_s * C + o_c + shift, mask=m_c, other=0).to(tl.float32)
         else:
-            b_bias = tl.zeros([BP, BC], tl.float32)
+            b_bias = tl.zeros([tile.BP, tile.BC], tl.float32)
         sums = ()
-        for _ in tl.static_range(RH * RW):
+        for _ in tl.static_range(tile.RH * tile.RW):
             sums = sums + (b_bias,)
         v = convolve(
             sums, p_image + shift, p_filter + shift, row, column, m_p, m_c, H, W, h, w,
-            C, K, FACTOR, EVEN, False, BP, BC, RH, RW,
+            C, K, stage.FACTOR, stage.EVEN, False, tile,
         )  # fmt: skip
     return u, v
 
@@ -103,38 +104,39 @@ def store_upsampled(
 
 @triton.jit
 def forward_stage(
-    p_x, p_w, p_b, p_r, p_y, i_t, i_s, n_r, n_c, B, H, W, h, w, gate_scale,
-    C: tl.constexpr, K: tl.constexpr, S: tl.constexpr, FACTOR: tl.constexpr, EVEN: tl.constexpr,
-    SIGMOID: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
-    BP: tl.constexpr, BC: tl.constexpr, RH: tl.constexpr, RW: tl.constexpr,
+    p_x, p_w, p_b, p_r, p_y, i_t, n_r, n_c, B, H, W, h, w, gate_scale,
+    problem: tl.constexpr, stage: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
     """One tile of one stage: BP patches of BC channel pairs."""
-    o_b, o_r, o_n, m_p = patch_origins(i_t, B, n_r, n_c, BP)
-    o_c, m_c = channel_lanes(tl.program_id(1), C // 2, BP, BC)
-    if FACTOR == 1:
+    C: tl.constexpr = problem.C
+    RH: tl.constexpr = tile.RH
+    RW: tl.constexpr = tile.RW
+    o_b, o_r, o_n, m_p = patch_origins(i_t, B, n_r, n_c, tile.BP)
+    o_c, m_c = channel_lanes(tl.program_id(1), C // 2, tile.BP, tile.BC)
+    if stage.FACTOR == 1:
         row, column = o_r * RH, o_n * RW
     else:  # patches share a border, so that each holds all four neighbours of the pixels it stores
         row, column = o_r * (RH - 1) - 1, o_n * (RW - 1) - 1
     b_u, b_v = convolve_pair(
-        p_x, p_w, p_b, i_s, o_b, row, column, m_p, o_c, m_c, H, W, h, w,
-        C, K, FACTOR, EVEN, HAS_BIAS, BP, BC, RH, RW,
+        p_x, p_w, p_b, o_b, row, column, m_p, o_c, m_c, H, W, h, w, problem, stage, tile
     )  # fmt: skip
     gated = ()
     for n in tl.static_range(RH * RW):
-        gated = gated + (b_u[n] * gate_open(b_v[n], gate_scale, SIGMOID),)
-    Y: tl.constexpr = S * (C // 2)
-    o_y = i_s * (C // 2) + o_c
-    if FACTOR == 1:
+        gated = gated + (b_u[n] * gate_open(b_v[n], gate_scale, problem.SIGMOID),)
+    Y: tl.constexpr = problem.S * (C // 2)
+    o_y = stage.i_s * (C // 2) + o_c
+    if stage.FACTOR == 1:
         o_patch = ((o_b.to(tl.int64) * H + row) * W + column) * Y + o_y
         for i in tl.static_range(RH):
             o_row = o_patch + i * W.to(tl.int64) * Y
             m_row = m_p & m_c & (row + i < H)
             for n in tl.static_range(RW):
-                store_result(p_y, p_r, o_row + n * Y, m_row & (column + n < W), gated[i * RW + n], HAS_RESIDUAL)
+                store_result(p_y, p_r, o_row + n * Y, m_row & (column + n < W), gated[i * RW + n], problem.HAS_RESIDUAL)
     else:
         gated = clamped(gated, row, column, h, w, RH, RW)
         store_upsampled(
-            p_y, p_r, gated, o_b, row, column, m_p, o_y, m_c, H, W, h, w, Y, FACTOR, EVEN, HAS_RESIDUAL, RH, RW
+            p_y, p_r, gated, o_b, row, column, m_p, o_y, m_c, H, W, h, w,
+            Y, stage.FACTOR, stage.EVEN, problem.HAS_RESIDUAL, RH, RW,
         )  # fmt: skip
 
 
@@ -146,6 +148,8 @@ def pyramid_forward_kernel(
     BP: tl.constexpr, BC: tl.constexpr, RH: tl.constexpr, RW: tl.constexpr,
 ):  # fmt: skip
     """Axis 0: the tiles of every stage, one stage after the other; axis 1: blocks of BC channel pairs."""
+    problem: tl.constexpr = Problem(C, K, len(FACTORS), SIGMOID, HAS_BIAS, HAS_RESIDUAL)
+    tile: tl.constexpr = TileSize(BP, BC, RH, RW)
     i_t = tl.program_id(0)
     first = 0
     for i_s in tl.static_range(len(FACTORS)):
@@ -157,7 +161,7 @@ def pyramid_forward_kernel(
         tiles = tl.cdiv(B * n_r * n_c, BP)
         if (i_t >= first) & (i_t < first + tiles):
             forward_stage(
-                p_x, p_w, p_b, p_r, p_y, i_t - first, i_s, n_r, n_c, B, H, W, h, w, gate_scale,
-                C, K, len(FACTORS), FACTORS[i_s], EVEN[i_s], SIGMOID, HAS_BIAS, HAS_RESIDUAL, BP, BC, RH, RW,
+                p_x, p_w, p_b, p_r, p_y, i_t - first, n_r, n_c, B, H, W, h, w, gate_scale,
+                problem, Stage(i_s, FACTORS[i_s], EVEN[i_s]), tile,
             )  # fmt: skip
         first += tiles

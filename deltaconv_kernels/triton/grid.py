@@ -5,8 +5,38 @@ A stage of factor f reduces `size` rows to n = size // f. Every position is comp
 writing size = n * f + remainder.
 """
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
+
+
+class Problem(NamedTuple):
+    """What is constant in a launch: channels, kernel size, stages, the gate, and which optional tensors there are."""
+
+    C: tl.constexpr
+    K: tl.constexpr
+    S: tl.constexpr
+    SIGMOID: tl.constexpr
+    HAS_BIAS: tl.constexpr
+    HAS_RESIDUAL: tl.constexpr
+
+
+class Stage(NamedTuple):
+    """A stage's place among the stages, its factor, and whether that divides H and W."""
+
+    i_s: tl.constexpr
+    FACTOR: tl.constexpr
+    EVEN: tl.constexpr
+
+
+class TileSize(NamedTuple):
+    """What a program computes: BP patches of RH x RW outputs, by BC channels."""
+
+    BP: tl.constexpr
+    BC: tl.constexpr
+    RH: tl.constexpr
+    RW: tl.constexpr
 
 
 @triton.jit

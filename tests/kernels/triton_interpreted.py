@@ -190,8 +190,8 @@ def last_tile_kernel(
         n_r, n_c = tl.cdiv(h + 1, R - 1), tl.cdiv(w + 1, R - 1)
     last = tl.cdiv(B * n_r * n_c, BP) - 1
     forward_stage(
-        p_x, p_w, p_b, None, p_y, last, 0, n_r, n_c, B, H, W, h, w, gate_scale,
-        C, K, 1, FACTOR, True, False, True, False, BP, BC, R, R,
+        p_x, p_w, p_b, None, p_y, last, n_r, n_c, B, H, W, h, w, gate_scale,
+        grid.Problem(C, K, 1, False, True, False), grid.Stage(0, FACTOR, True), grid.TileSize(BP, BC, R, R),
     )  # fmt: skip
 
 
