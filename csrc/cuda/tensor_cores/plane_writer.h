@@ -20,25 +20,18 @@ class PlaneWriter {
       : grid_(grid), tile_(tile), plane_(plane), odd_(grid.lead % 2 == 1) {}
 
   DELTACONV_DEVICE void write(const BandedSums<Banded>& sums, const float (&inverse)[2][2]) const {
-    DELTACONV_UNROLL
-    for (int i = 0; i < Banded::kStep; ++i) {
-      DELTACONV_UNROLL
-      for (int n = 0; n < 2; ++n) {
-        const int32_t row = tile_.row + (lane_index() / 4 + n * 8) * Banded::kStep + i;
-        uint32_t before = 0;
-        DELTACONV_UNROLL
-        for (int b = 0; b <= Banded::kFragments; ++b) {
-          uint32_t word = 0;
-          if (b < Banded::kFragments) {
-            const float* values = sums[i][b < Banded::kFragments ? b : 0].values + 2 * n;
-            const float by = inverse[n * (Banded::kStep - 1)][b / 2];
-            word = pack_pair<T>(values[0] * by, values[1] * by);
-          }
-          store(row, 8 * b, odd_ ? shifted(before, word) : word);
-          before = word;
-        }
-      }
-    }
+    const int32_t first_row = tile_.row + lane_index() / 4 * Banded::kStep;
+    uint32_t before[2];  // for each row of a fragment, the word of the fragment on its left
+    for_each_value_pair<Banded>([&](int i, int b, int n, int row, int col) {
+      const float* values = sums[i][b].values + n;
+      const float by = inverse[n / 2 * (Banded::kStep - 1)][b / 2];
+      const uint32_t word = pack_pair<T>(values[0] * by, values[1] * by);
+      uint32_t& left = before[n / 2];
+      if (b == 0) left = 0;
+      store(first_row + row, col, odd_ ? shifted(left, word) : word);
+      if (b + 1 == Banded::kFragments && odd_) store(first_row + row, col + 8, shifted(word, 0));
+      left = word;
+    });
   }
 
   // Writes zeros beside the first and the last column.
