@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..conversion.attachment import attachment_of
-from ..conversion.sites import Site, patch_size, sites_to_convert
+from ..conversion.grids import InputGrid
+from ..conversion.sites import Site, sites_to_convert
 from .geometry import Grid
 
 
@@ -45,16 +46,14 @@ def watched(denoiser: ModelMixin, watch: Watch) -> Iterator[None]:
     if attachment_of(denoiser) is not None:
         raise RuntimeError("pipe_or_denoiser: a fusion is attached; call its detach() and look at the teacher")
     sites = sites_to_convert(denoiser)
-    names = {id(site.block): name for name, site in sites.found.items()}
+    taps = {id(owner): _GridTap(owner.source) for owner in sites.owners}
     handles: list[RemovableHandle] = []
     try:
         for owner in sites.owners:
-            tap = _GridTap(patch_size(owner))
-            handles.append(owner.register_forward_pre_hook(tap, with_kwargs=True))
-            for block in owner.transformer_blocks:
-                if id(block) in names:
-                    hook = _AttentionHook(sites.found[names[id(block)]], tap, watch)
-                    handles.append(block.attn1.register_forward_hook(hook, with_kwargs=True))
+            handles.append(owner.module.register_forward_pre_hook(taps[id(owner)], with_kwargs=True))
+        for site in sites.found.values():
+            hook = _AttentionHook(site, taps[id(site.owner)], watch)
+            handles.append(site.attention.register_forward_hook(hook, with_kwargs=True))
         with torch.compiler.set_stance("force_eager"):
             yield
     finally:
@@ -85,13 +84,12 @@ def timestep_of(arguments: dict[str, Any]) -> int:
 class _GridTap:
     """Forward pre-hook of a module that knows height and width."""
 
-    def __init__(self, patch_size: int) -> None:
-        self.patch_size = patch_size
+    def __init__(self, source: InputGrid) -> None:
+        self.source = source
         self.grid: Grid = (0, 0)
 
     def __call__(self, owner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        height, width = (args[0] if args else kwargs["hidden_states"]).shape[-2:]
-        self.grid = (height // self.patch_size, width // self.patch_size)
+        self.grid = self.source.grid(owner, args, kwargs)
 
 
 class _AttentionHook:

@@ -12,7 +12,7 @@ from diffusers import ModelMixin
 from diffusers.utils import is_peft_available
 
 from .frozen import freeze_replaced
-from .routing import ATTACHMENT, BLOCK, DeltaConvAttention
+from .routing import ATTACHMENT, BLOCK, StandIn
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def adapter_layers(denoiser: ModelMixin) -> AdapterLayers:
 
 def report_skipped(denoiser: ModelMixin, layers: AdapterLayers) -> None:
     """Warn of those `layers` that adapt self-attentions which ΔConvBlocks stand in for, with a count."""
-    replaced = tuple(f"{name}." for name, module in denoiser.named_modules() if isinstance(module, DeltaConvAttention))
+    replaced = tuple(f"{name}." for name, module in denoiser.named_modules() if isinstance(module, StandIn))
     skipped = [name for name, _ in layers if name.startswith(replaced) and f".{BLOCK}." not in name]
     if skipped:
         attentions = {name.split(".attn1.")[0] for name in skipped}

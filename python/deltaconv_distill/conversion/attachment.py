@@ -15,12 +15,12 @@ from deltaconv_kernels import DeltaConvBlock
 
 from .adapters import adapter_layers, add_adapter, load_lora_adapter, report_skipped
 from .frozen import freeze_replaced, unfreeze
-from .hooks import CallTap, Control, FeatureTap, RouteHook, drop_route
+from .hooks import CallTap, Control, RouteHook, drop_route
+from .kinds.site import Sites
 from .placement import check_group_offload, move_beside
 from .processors import GuidanceCheck, report_unused, set_attn_processor
-from .routing import ATTACHMENT, STUDENT, DeltaConvAttention, drop_block_keys, insert_block, remove_block
+from .routing import ATTACHMENT, STUDENT, StandIn, drop_block_keys, insert_block, remove_block
 from .saving import save_teacher_and_side_car
-from .sites import Sites, patch_size
 
 if TYPE_CHECKING:
     from .fusion import DeltaConvFusion
@@ -41,7 +41,7 @@ class Attachment:
         for handle in self.handles:
             handle.remove()
         for module in self.denoiser.modules():
-            if isinstance(module, DeltaConvAttention):
+            if isinstance(module, StandIn):
                 remove_block(module)
         unfreeze(self.denoiser, self.frozen)
         del self.denoiser.__dict__[ATTACHMENT]
@@ -87,10 +87,10 @@ def install(
 
 
 def _insert_all(sites: Sites, blocks: Mapping[str, DeltaConvBlock]) -> None:
-    inserted: list[DeltaConvAttention] = []
+    inserted: list[StandIn] = []
     for name, block in blocks.items():
         try:
-            insert_block(sites.found[name].attention, block)
+            insert_block(sites.found[name].attention, block, sites.found[name].stand_in)
         except ValueError as error:
             for attention in inserted:
                 remove_block(attention)
@@ -130,18 +130,17 @@ def _install_hooks(denoiser: ModelMixin, sites: Sites, control: Control) -> list
         denoiser.register_forward_hook(control.end_forward, always_call=True),
     ]
     for owner in sites.owners:
-        hook = RouteHook(control, owner, patch_size(owner), _largest_factor(owner))
-        handles.append(owner.register_forward_pre_hook(hook, with_kwargs=True))
-        for block in owner.transformer_blocks:
-            for attention in (block.attn1, block.attn2):
-                if attention is not None and not isinstance(attention, DeltaConvAttention):
-                    handles.append(attention.register_forward_pre_hook(drop_route, with_kwargs=True))
+        hook = RouteHook(control, owner.module, owner.source, _largest_factor(owner.module))
+        handles.append(owner.module.register_forward_pre_hook(hook, with_kwargs=True))
+        for attention in owner.attentions:
+            if not isinstance(attention, StandIn):
+                handles.append(attention.register_forward_pre_hook(drop_route, with_kwargs=True))
     for name, site in sites.found.items():
-        if isinstance(site.attention, DeltaConvAttention):
-            handles.append(site.feature_module.register_forward_pre_hook(FeatureTap(control, name)))
+        if isinstance(site.attention, StandIn):
+            handles.append(site.tap_features(control))
             handles.append(site.attention.register_forward_hook(CallTap(control, name), with_kwargs=True))
     for part in denoiser.modules():
-        if part is not denoiser and any(isinstance(module, DeltaConvAttention) for module in part.modules()):
+        if part is not denoiser and any(isinstance(module, StandIn) for module in part.modules()):
             handles.append(part.register_state_dict_post_hook(drop_block_keys))
     return handles
 

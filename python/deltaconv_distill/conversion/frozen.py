@@ -5,14 +5,14 @@ from __future__ import annotations
 from diffusers import ModelMixin
 from torch import nn
 
-from .routing import BLOCK, DeltaConvAttention
+from .routing import BLOCK, StandIn
 
 
 def freeze_replaced(denoiser: ModelMixin) -> set[str]:
     """Freeze the weights of all replaced self-attentions; returns the names of those that were not frozen yet."""
     frozen = set()
     for name, module in denoiser.named_modules():
-        if isinstance(module, DeltaConvAttention):
+        if isinstance(module, StandIn):
             for key, parameter in module.named_parameters(prefix=name):
                 if parameter.requires_grad and not key.startswith(f"{name}.{BLOCK}."):
                     parameter.requires_grad_(False)

@@ -156,7 +156,7 @@ class DeltaConvFusion(SavedFusion):
         denoiser = denoiser_of(pipe_or_denoiser)
         _refuse_attached(denoiser)
         sites = sites_to_convert(denoiser)
-        dims = {name: site.attention.query_dim for name, site in sites.found.items()}
+        dims = {name: site.dim for name, site in sites.found.items()}
         layers, weights = read_convfusion(path, dims, gate or published_gate(denoiser), factors, ema)
         origin = f"from the checkpoint {Path(path).name}"
         fusion = cls(

@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from .grids import Arguments, InputGrid
 from .routing import ROUTE, STUDENT, Route
-
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class AttentionCall(NamedTuple):
@@ -87,22 +86,16 @@ class RouteHook:
     `smallest_grid` is the largest factor of the blocks inside: they need as many tokens on each side.
     """
 
-    def __init__(self, control: Control, owner: nn.Module, patch_size: int, smallest_grid: int) -> None:
+    def __init__(self, control: Control, owner: nn.Module, source: InputGrid, smallest_grid: int) -> None:
         self.control = control
-        self.patch_size = patch_size
+        self.source = source
         self.smallest_grid = smallest_grid
         # 5 for Transformer2DModel, 4 for PixArtTransformer2DModel, should somebody call them with positional arguments
         parameters = list(inspect.signature(type(owner).forward).parameters)
-        self.position = parameters.index("cross_attention_kwargs") - 1
+        self.position = parameters.index(source.carrier) - 1
 
     def __call__(self, owner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-        height, width = (args[0] if args else kwargs["hidden_states"]).shape[-2:]
-        route = Route(height // self.patch_size, width // self.patch_size, self.control.now.mode)
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(
-                f"hidden_states: expected latents of a height and width that are multiples of {self.patch_size}, the "
-                f"patch size, got {height} x {width}"
-            )
+        route = Route(*self.source.grid(owner, args, kwargs), self.control.now.mode)
         if route.mode == STUDENT and min(route.height, route.width) < self.smallest_grid:
             raise ValueError(
                 f"hidden_states: {route.height} x {route.width} tokens are too few for ΔConvBlocks that reduce them by "
@@ -111,8 +104,8 @@ class RouteHook:
         if len(args) > self.position:
             before, given, after = args[: self.position], args[self.position], args[self.position + 1 :]
             return (*before, {**(given or {}), ROUTE: route}, *after), kwargs
-        given = kwargs.get("cross_attention_kwargs") or {}
-        return args, {**kwargs, "cross_attention_kwargs": {**given, ROUTE: route}}
+        given = kwargs.get(self.source.carrier) or {}
+        return args, {**kwargs, self.source.carrier: {**given, ROUTE: route}}
 
 
 class FeatureTap:

@@ -17,13 +17,13 @@ from collections.abc import Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from diffusers.models.attention_processor import Attention
-from torch import Tensor, nn
+from torch import Tensor
 
 from deltaconv_kernels import DeltaConvBlock
 
 from .displacements import filters_for
-from .sites import Site
+from .kinds.linear_maps import LinearMaps
+from .kinds.site import Site
 
 ATTENTION, RANDOM = "attention", "random"
 INITS = (ATTENTION, RANDOM)
@@ -88,65 +88,31 @@ def initialise_blocks(
     if missing:
         raise ValueError(f"profile: it was made for another model, or of a part of this one; missing {missing}")
     for name, block in blocks.items():
-        attention = sites[name].attention
-        if not attention.to_v.weight.is_meta:
-            initialise(block, attention, name, measured.layers[name] if measured else None)
+        if not sites[name].attention.to_v.weight.is_meta:
+            initialise(block, sites[name].linear_maps(), name, measured.layers[name] if measured else None)
 
 
 @torch.no_grad()
-def initialise(block: DeltaConvBlock, attention: Attention, name: str, measured: LayerMeasurement | None) -> None:
+def initialise(block: DeltaConvBlock, maps: LinearMaps, name: str, measured: LayerMeasurement | None) -> None:
     """Give a new block of the layer `name` weights that stand in for its attention; the gate's filters become zero.
 
     Raises:
         ValueError: as `initialise_blocks`.
     """
-    values, outputs, bias = linear_maps(attention, name)
-    filters = (
-        _measured_filters(block, attention, name, measured) if measured else _prior_filters(block, attention.heads)
-    )
-    left = outputs.unflatten(1, (attention.heads, -1)).movedim(1, 0)  # [heads, dim, head width]
-    right = values.unflatten(0, (attention.heads, -1))  # [heads, head width, dim]
+    heads = maps.heads
+    filters = _measured_filters(block, heads, name, measured) if measured else _prior_filters(block, heads)
+    left = maps.outputs.unflatten(1, (heads, -1)).movedim(1, 0)  # [heads, dim, head width]
+    right = maps.values.unflatten(0, (heads, -1))  # [heads, head width, dim]
     block.pool_proj.weight.copy_(torch.einsum("h,hoi,hid->od", 1 - filters.share, left, right))
-    block.pool_proj.bias.copy_(bias)
+    block.pool_proj.bias.copy_(maps.bias)
     _open_gate(block)
     _factorise(block, left, right, filters.kernels)
 
 
-def linear_maps(attention: Attention, name: str) -> tuple[Tensor, Tensor, Tensor]:
-    """W_v [inner, dim], W_o [dim, inner] and W_o b_v + b_o [dim], float32 on the CPU, adapters included.
-
-    Raises:
-        ValueError: the layer's output is not linear in the values of its own input.
-    """
-    unfit = [option for option in ("group_norm", "spatial_norm") if getattr(attention, option, None) is not None]
-    unfit += [option for option in ("residual_connection", "only_cross_attention") if getattr(attention, option, False)]
-    unfit += ["kv_heads"] if attention.inner_kv_dim != attention.inner_dim else []
-    unfit += ["out_dim"] if attention.out_dim != attention.query_dim else []
-    if unfit:
+def _measured_filters(block: DeltaConvBlock, heads: int, name: str, measured: LayerMeasurement) -> Filters:
+    if len(measured.relative_map) != heads:
         raise ValueError(
-            f"init: 'attention' does not know what {name} does with its {', '.join(unfit)}; convert with init='random'"
-        )
-    values, value_bias = _weights(attention.to_v, attention.query_dim)
-    outputs, output_bias = _weights(attention.to_out[0], attention.inner_dim)
-    scale = 1 / attention.rescale_output_factor
-    return values, outputs * scale, (outputs @ value_bias + output_bias) * scale
-
-
-def _weights(linear: nn.Module, width: int) -> tuple[Tensor, Tensor]:
-    """Matrix and bias; of an adapted layer, those that it acts with."""
-    if type(linear) is nn.Linear:
-        bias = torch.zeros(linear.out_features) if linear.bias is None else linear.bias
-        return linear.weight.to("cpu", torch.float32), bias.to("cpu", torch.float32)
-    some = next(parameter for parameter in linear.parameters() if parameter.is_floating_point())
-    probes = torch.eye(width + 1, width, device=some.device, dtype=some.dtype)  # the last row is zero
-    *columns, bias = linear(probes).to("cpu", torch.float32)
-    return (torch.stack(columns) - bias).mT, bias
-
-
-def _measured_filters(block: DeltaConvBlock, attention: Attention, name: str, measured: LayerMeasurement) -> Filters:
-    if len(measured.relative_map) != attention.heads:
-        raise ValueError(
-            f"profile: expected relative maps of {attention.heads} heads for {name}, got {len(measured.relative_map)}"
+            f"profile: expected relative maps of {heads} heads for {name}, got {len(measured.relative_map)}"
         )
     height, width = measured.grid
     local = measured.relative_map.to("cpu", torch.float32) - 1 / (height * width)

@@ -10,7 +10,7 @@ from torch import nn
 from deltaconv_kernels import DeltaConvBlock
 
 from .kernel_sizes import check_names
-from .sites import Site
+from .kinds.site import Site
 
 Layers = dict[str, dict[str, Any]]
 
@@ -25,7 +25,7 @@ def plan_layers(sites: Mapping[str, Site], sizes: Mapping[str, int], **shared: A
         raise ValueError(f"expansion: expected a positive number, got {shared['expansion']}")
     layers: Layers = {}
     for name, kernel_size in sizes.items():
-        layer = {"dim": sites[name].attention.query_dim, "kernel_size": kernel_size, **shared}
+        layer = {"dim": sites[name].dim, "kernel_size": kernel_size, **shared}
         layers[name] = {**layer, "gate_scale": DeltaConvBlock(**layer, device="meta").gate_scale}
     return layers
 
@@ -46,9 +46,9 @@ def check_layers(sites: Mapping[str, Site], layers: Mapping[str, Mapping[str, An
     """
     check_names("pipe_or_denoiser", sites, [*layers, *excluded])
     wrong = [
-        f"{name} has {sites[name].attention.query_dim} channels, its block {layer['dim']}"
+        f"{name} has {sites[name].dim} channels, its block {layer['dim']}"
         for name, layer in layers.items()
-        if sites[name].attention.query_dim != layer["dim"]
+        if sites[name].dim != layer["dim"]
     ]
     if wrong:
         raise ValueError(f"pipe_or_denoiser: {'; '.join(wrong)}")

@@ -14,7 +14,7 @@ from diffusers.models import attention_processor as processors
 from diffusers.models.attention_processor import Attention
 from torch import nn
 
-from .routing import TEACHER, DeltaConvAttention
+from .routing import TEACHER, StandIn
 
 if TYPE_CHECKING:
     from .hooks import Control
@@ -51,7 +51,7 @@ class GuidanceCheck:
         if self.control.now.mode == TEACHER:
             return
         for attention in self.attentions:
-            if isinstance(attention, DeltaConvAttention) and type(attention.processor).__name__ in GUIDANCE:
+            if isinstance(attention, StandIn) and type(attention.processor).__name__ in GUIDANCE:
                 self.refuse(type(attention.processor).__name__)
 
     def refuse(self, name: str) -> None:
@@ -70,7 +70,7 @@ def report_unused(denoiser: ModelMixin) -> None:
     unused = [
         type(module.processor).__name__
         for module in denoiser.modules()
-        if isinstance(module, DeltaConvAttention) and type(module.processor) not in PLAIN
+        if isinstance(module, StandIn) and type(module.processor) not in PLAIN
     ]
     if unused:
         logger.warning(

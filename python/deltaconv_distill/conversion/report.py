@@ -132,8 +132,8 @@ def _report_layer(site: Site, block: DeltaConvBlock) -> LayerReport:
     return LayerReport(
         name=site.name,
         dim=block.dim,
-        inner_dim=site.attention.inner_dim,
-        heads=site.attention.heads,
+        inner_dim=site.inner_dim,
+        heads=site.heads,
         inter=block.in_proj.out_features,
         kernel_size=block.kernel_size,
         factors=block.factors,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -34,15 +34,24 @@ class Route(NamedTuple):
     mode: str
 
 
-class DeltaConvAttention(Attention):
+class StandIn(nn.Module):
     """A self-attention that a ΔConvBlock stands in for.
 
-    An `Attention` becomes one by assigning its `__class__`, as torch's parametrizations and FSDP2 do, and is the same
-    object with the same weights, names and processor before and after. What diffusers does to attentions (processors,
-    backends, fused projections, IP-Adapters, devices, offload) therefore reaches the teacher as ever.
+    An attention of the class `stands_for` becomes one by assigning its `__class__`, as torch's parametrizations and
+    FSDP2 do, and is the same object with the same weights, names and processor before and after. What diffusers does to
+    attentions (processors, backends, fused projections, IP-Adapters, devices, offload) therefore reaches the teacher as
+    ever.
     """
 
+    stands_for: ClassVar[type[nn.Module]]
     deltaconv: DeltaConvBlock
+    processor: Any
+
+
+class DeltaConvAttention(StandIn, Attention):
+    """An `Attention` of tokens, [B, L, C], whose residual connection is the business of the block around it."""
+
+    stands_for = Attention
 
     def forward(
         self,
@@ -53,7 +62,7 @@ class DeltaConvAttention(Attention):
         **cross_attention_kwargs: Any,
     ) -> Tensor:
         """hidden_states: [B, L, C] with L = height * width of the route. Returns [B, L, C]."""
-        if type(self) is Attention:  # taken out again, while somebody's wrapper has kept this method
+        if not isinstance(self, StandIn):  # taken out again, while somebody's wrapper has kept this method
             return Attention.forward(
                 self, hidden_states, encoder_hidden_states, attention_mask=attention_mask, **cross_attention_kwargs
             )
@@ -64,8 +73,8 @@ class DeltaConvAttention(Attention):
             )
         height, width, mode = deltaconv_route
         if mode == TEACHER:
-            return super().forward(
-                hidden_states, encoder_hidden_states, attention_mask=attention_mask, **cross_attention_kwargs
+            return Attention.forward(
+                self, hidden_states, encoder_hidden_states, attention_mask=attention_mask, **cross_attention_kwargs
             )
         if mode == REMOVED:
             return torch.zeros_like(hidden_states)
@@ -83,33 +92,34 @@ class DeltaConvAttention(Attention):
         return delta.reshape(batch, tokens, channels)
 
 
-def insert_block(attention: Attention, block: DeltaConvBlock) -> None:
-    """Let `block` stand in for `attention`.
+def insert_block(attention: nn.Module, block: DeltaConvBlock, stand_in: type[StandIn]) -> None:
+    """Let `block` stand in for `attention`, which becomes a `stand_in`.
 
     Raises:
         ValueError: a forward stands on the instance that would run instead of the block; nothing has changed.
     """
-    exchange_forward(attention, Attention.forward, DeltaConvAttention.forward)
-    if reason := why_shadowed(attention, DeltaConvAttention.forward):
-        exchange_forward(attention, DeltaConvAttention.forward, Attention.forward)
+    exchange_forward(attention, stand_in.stands_for.forward, stand_in.forward)
+    if reason := why_shadowed(attention, stand_in.forward):
+        exchange_forward(attention, stand_in.forward, stand_in.stands_for.forward)
         raise ValueError(f"{reason}; a ΔConvBlock in its place would never run")
-    attention.__class__ = DeltaConvAttention
+    attention.__class__ = stand_in
     attention.add_module(BLOCK, block)
     forget_outputs(attention)
 
 
-def remove_block(attention: DeltaConvAttention) -> None:
+def remove_block(attention: StandIn) -> None:
     """Undo `insert_block`."""
+    stand_in = type(attention)
     del attention._modules[BLOCK]
-    attention.__class__ = Attention
-    exchange_forward(attention, DeltaConvAttention.forward, Attention.forward)
+    attention.__class__ = stand_in.stands_for  # type: ignore[assignment]
+    exchange_forward(attention, stand_in.forward, stand_in.stands_for.forward)
     forget_outputs(attention)
 
 
 @contextmanager
 def hidden_blocks(denoiser: nn.Module) -> Iterator[None]:
     """Inside, `denoiser` has the parameters and the state dict of the teacher alone."""
-    attentions = [module for module in denoiser.modules() if isinstance(module, DeltaConvAttention)]
+    attentions = [module for module in denoiser.modules() if isinstance(module, StandIn)]
     blocks = [attention._modules.pop(BLOCK) for attention in attentions]
     try:
         yield
@@ -128,6 +138,6 @@ def drop_block_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, 
     if prefix:
         return
     for name, part in module.named_modules():
-        if isinstance(part, DeltaConvAttention):
-            for key in part._modules[BLOCK].state_dict(prefix=f"{name}.{BLOCK}." if name else f"{BLOCK}."):
+        if isinstance(part, StandIn):
+            for key in part.deltaconv.state_dict(prefix=f"{name}.{BLOCK}." if name else f"{BLOCK}."):
                 state_dict.pop(key, None)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from deltaconv_distill import DeltaConvFusion
 from deltaconv_distill.conversion.displacements import filters_for
 from deltaconv_distill.conversion.initialisation import PRIOR_SHARE, initialise
+from deltaconv_distill.conversion.kinds.linear_maps import linear_maps
 from diffusers.models.attention_processor import Attention
 from peft import LoraConfig
 from tiny_pipelines import predict, tiny_sd_unet
@@ -84,7 +85,7 @@ def test_a_uniform_attention_is_reproduced(gate: str, dim: int, heads: int, kern
     attention = make_attention(dim, heads, rescale_output_factor=rescale)
     silence_queries(attention)
     block = make_block(dim, kernel_size, gate=gate)
-    initialise(block, attention, "layer", Measurement(heads, uniform=True))
+    initialise(block, linear_maps(attention, "layer"), "layer", Measurement(heads, uniform=True))
     x = tokens(dim)
     expected = attention(x.flatten(1, 2)).unflatten(1, GRID)
     torch.testing.assert_close(block(x), expected, rtol=0, atol=2e-6)
@@ -107,7 +108,7 @@ def test_a_whole_denoiser_of_uniform_attentions_is_reproduced(denoiser: torch.nn
 def test_with_rank_enough_a_block_is_the_convolution_it_approximates(gate: str, factors: tuple[int, ...]) -> None:
     attention, measured = make_attention(), Measurement(2)
     block = make_block(kernel_size=5, expansion=2.0, gate=gate, factors=factors)
-    initialise(block, attention, "layer", measured)
+    initialise(block, linear_maps(attention, "layer"), "layer", measured)
     x = tokens()
 
     local = measured.relative_map - 1 / 42
@@ -132,7 +133,7 @@ def test_with_rank_enough_a_block_is_the_convolution_it_approximates(gate: str, 
 def test_what_the_rank_leaves_out_is_the_tail_of_the_singular_values() -> None:
     attention = make_attention(dim=32, heads=1)
     block = make_block(dim=32, kernel_size=1, factors=(1,))  # 8 channels before the gate
-    initialise(block, attention, "layer", None)
+    initialise(block, linear_maps(attention, "layer"), "layer", None)
     product = PRIOR_SHARE * head_products(attention)[0]
     kept = block.out_proj.weight * block.weight[0, 0, 0, :8] @ block.in_proj.weight[:8]
     tail = torch.linalg.svdvals(product)[8:].square().sum().sqrt()
@@ -145,7 +146,7 @@ def test_channels_go_to_the_heads_that_are_local() -> None:
     attention, measured = make_attention(dim=32, heads=4), Measurement(4, uniform=True)
     measured.relative_map[2, 3:6, 3:6] += 0.05
     block = make_block(dim=32)
-    initialise(block, attention, "layer", measured)
+    initialise(block, linear_maps(attention, "layer"), "layer", measured)
     values = attention.to_v.weight.unflatten(0, (4, 8))[2]
     inside = block.in_proj.weight[:8] @ torch.linalg.pinv(values) @ values
     torch.testing.assert_close(inside, block.in_proj.weight[:8], rtol=0, atol=1e-5)
@@ -154,7 +155,7 @@ def test_channels_go_to_the_heads_that_are_local() -> None:
 def test_every_parameter_that_should_learn_has_a_gradient() -> None:
     for measured in (None, Measurement(2), Measurement(2, uniform=True)):
         block = make_block()
-        initialise(block, make_attention(), "layer", measured)
+        initialise(block, linear_maps(make_attention(), "layer"), "layer", measured)
         block(tokens()).square().mean().backward()
         live = block.weight.grad.flatten(0, 2).abs().sum(0) > 0
         assert live.all() or (measured and measured.uniform and live[:4].all())

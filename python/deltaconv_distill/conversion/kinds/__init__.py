@@ -1,0 +1,20 @@
+"""The kinds of self-attention that a ΔConvBlock can stand in for: one module each, and `KINDS`, all of them.
+
+A kind says what its self-attentions are and where they get their grids (`find`), which hidden state is their feature,
+and what their blocks start from (its `Site`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from diffusers import ModelMixin
+from torch import nn
+
+from . import transformer_blocks
+from .site import Sites
+
+# Adds to the sites what it knows of a module of the denoiser, by the module's name.
+Finder = Callable[[ModelMixin, str, nn.Module, Sites], None]
+
+KINDS: tuple[Finder, ...] = (transformer_blocks.find,)
