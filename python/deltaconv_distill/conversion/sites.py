@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers import (
-    ControlNetModel,
-    DiffusionPipeline,
-    ModelMixin,
-    PixArtTransformer2DModel,
-    UNet2DConditionModel,
-)
+from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.models.attention_processor import Attention
 from diffusers.utils.torch_utils import is_compiled_module
 
+from .families import FAMILIES, WHERE, why_refused
 from .kinds import KINDS
 from .kinds.site import Site, Sites
 
 __all__ = ["DENOISERS", "Site", "Sites", "denoiser_as_called", "denoiser_of", "find_sites", "sites_to_convert"]
 
-DENOISERS = (UNet2DConditionModel, ControlNetModel, PixArtTransformer2DModel)
+DENOISERS = tuple(FAMILIES)
 
 
 def denoiser_of(pipe_or_denoiser: DiffusionPipeline | ModelMixin) -> ModelMixin:
@@ -31,11 +26,13 @@ def denoiser_of(pipe_or_denoiser: DiffusionPipeline | ModelMixin) -> ModelMixin:
     model: Any = denoiser_as_called(pipe_or_denoiser)
     if is_compiled_module(model):
         model = model._orig_mod
+    if reason := why_refused(type(model).__name__):
+        raise TypeError(f"pipe_or_denoiser: a {type(model).__name__} cannot be converted, {reason}; see {WHERE}")
     if not isinstance(model, DENOISERS):
         supported = ", ".join(kind.__name__ for kind in DENOISERS)
         raise TypeError(
             f"pipe_or_denoiser: expected one of {supported}, or a pipeline with one as its unet or transformer, "
-            f"got {type(pipe_or_denoiser).__name__} with {type(model).__name__}"
+            f"got {type(pipe_or_denoiser).__name__} with {type(model).__name__}; see {WHERE}"
         )
     return model
 

@@ -1,0 +1,177 @@
+"""The denoisers that can be converted, and those that cannot, each with the reason of its kind.
+
+`convert`'s errors and the tables of docs/models.md are made from these two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from diffusers import (
+    ControlNetModel,
+    ModelMixin,
+    PixArtTransformer2DModel,
+    UNet2DConditionModel,
+)
+
+WHERE = "docs/models.md"  # where the tables are
+
+
+@dataclass(frozen=True)
+class Family:
+    """A class of denoisers: the models that have it, which self-attentions are replaced, and what goes on attending."""
+
+    models: str
+    replaced: str
+    stays: str
+
+
+_BLOCKS = "of its transformer blocks"
+_TEXT = "cross-attention to the text"
+
+FAMILIES: dict[type[ModelMixin], Family] = {
+    UNet2DConditionModel: Family("Stable Diffusion 1 and 2, SDXL", _BLOCKS, _TEXT),
+    ControlNetModel: Family("ControlNets of these", _BLOCKS, _TEXT),
+    PixArtTransformer2DModel: Family("PixArt-α, PixArt-Σ", _BLOCKS, _TEXT),
+}
+
+# Why a class of diffusers is refused: the reason, and the classes that share it.
+REFUSED: dict[str, tuple[str, ...]] = {
+    "its attention is linear in the tokens already": (
+        "SanaTransformer2DModel",
+        "SanaControlNetModel",
+        "SanaVideoTransformer3DModel",
+        "SanaWMTransformer3DModel",
+    ),
+    "its attention spans space and time, and a ΔConvBlock is two-dimensional": (
+        "AllegroTransformer3DModel",
+        "AnyFlowFARTransformer3DModel",
+        "AnyFlowTransformer3DModel",
+        "ChronoEditTransformer3DModel",
+        "CogVideoXTransformer3DModel",
+        "ConsisIDTransformer3DModel",
+        "Cosmos3OmniTransformer",
+        "CosmosControlNetModel",
+        "CosmosTransformer3DModel",
+        "EasyAnimateTransformer3DModel",
+        "HeliosTransformer3DModel",
+        "HunyuanVideo15Transformer3DModel",
+        "HunyuanVideoFramepackTransformer3DModel",
+        "HunyuanVideoTransformer3DModel",
+        "JoyImageEditPlusTransformer3DModel",
+        "JoyImageEditTransformer3DModel",
+        "Kandinsky5Transformer3DModel",
+        "Kandinsky6SRTransformer3DModel",
+        "Kandinsky6Transformer3DModel",
+        "LTX2VideoTransformer3DModel",
+        "LTXVideoTransformer3DModel",
+        "MiniMaxH3Transformer3DModel",
+        "MochiTransformer3DModel",
+        "MotifVideoTransformer3DModel",
+        "SanaWMLTX2RefinerTransformer3DModel",
+        "SkyReelsV2Transformer3DModel",
+        "WanAnimate2Transformer3DModel",
+        "WanAnimateTransformer3DModel",
+        "WanTransformer3DModel",
+        "WanVACETransformer3DModel",
+    ),
+    "its tokens lie on a line, not on a grid of an image": (
+        "AceStepTransformer1DModel",
+        "LongCatAudioDiTTransformer",
+        "MiniMaxMusic3Transformer1DModel",
+        "PriorTransformer",
+        "RFD4ProteinaTransformer",
+        "StableAudio3DiTModel",
+        "StableAudioDiTModel",
+        "T5FilmDecoder",
+        "TransformerTemporalModel",
+        "UNet1DModel",
+    ),
+    "image and text share its attention in a way that no adapter covers yet": (
+        "AuraFlowTransformer2DModel",
+        "BriaFibo2Transformer2DModel",
+        "BriaFiboTransformer2DModel",
+        "BriaTransformer2DModel",
+        "ChromaTransformer2DModel",
+        "CogView3PlusTransformer2DModel",
+        "CogView4Transformer2DModel",
+        "ErnieImageTransformer2DModel",
+        "Flux2Transformer2DModel",
+        "Flux3Transformer2DModel",
+        "FluxTransformer2DModel",
+        "GlmImageTransformer2DModel",
+        "HiDreamImageTransformer2DModel",
+        "HunyuanImageTransformer2DModel",
+        "Ideogram4Transformer2DModel",
+        "Krea2Transformer2DModel",
+        "LongCatImageTransformer2DModel",
+        "Lumina2Transformer2DModel",
+        "NucleusMoEImageTransformer2DModel",
+        "OmniGenTransformer2DModel",
+        "OvisImageTransformer2DModel",
+        "PRXTransformer2DModel",
+        "QwenImage21Transformer2DModel",
+        "QwenImageTransformer2DModel",
+        "SD3Transformer2DModel",
+        "StableCascadeUNet",
+        "UniDiffuserModel",
+        "ZImageTransformer2DModel",
+    ),
+    "its blocks take no argument in which a grid could reach the attention": (
+        "HunyuanDiT2DModel",
+        "Kandinsky3UNet",
+        "LatteTransformer3DModel",
+        "LuminaNextDiT2DModel",
+        "UNetSpatioTemporalConditionModel",
+    ),
+    "it is one of several control networks around a denoiser: convert the denoiser itself": (
+        "ControlNetUnionModel",
+        "ControlNetXSAdapter",
+        "FluxControlNetModel",
+        "FluxMultiControlNetModel",
+        "HunyuanDiT2DControlNetModel",
+        "HunyuanDiT2DMultiControlNetModel",
+        "MultiControlNetModel",
+        "QwenImageControlNetModel",
+        "QwenImageMultiControlNetModel",
+        "SD3ControlNetModel",
+        "SD3MultiControlNetModel",
+        "SparseControlNetModel",
+        "UNetControlNetXSModel",
+        "ZImageControlNetModel",
+    ),
+    "it is not supported yet": (
+        "AudioLDM2UNet2DConditionModel",
+        "DiTTransformer2DModel",
+        "DreamLiteTransformer2DModel",
+        "DreamLiteUNetModel",
+        "I2VGenXLUNet",
+        "Transformer2DModel",
+        "UNet2DModel",
+        "UNet3DConditionModel",
+        "UNetMotionModel",
+        "UVit2DModel",
+    ),
+}
+
+
+def why_refused(class_name: str) -> str | None:
+    """The reason for which denoisers of this class are refused, or None: it is supported, or no denoiser."""
+    return next((reason for reason, classes in REFUSED.items() if class_name in classes), None)
+
+
+def supported_table() -> Iterator[str]:
+    """The lines of a Markdown table of FAMILIES."""
+    yield "| class | models | self-attentions replaced | what stays |"
+    yield "| --- | --- | --- | --- |"
+    for kind, family in FAMILIES.items():
+        yield f"| `{kind.__name__}` | {family.models} | {family.replaced} | {family.stays} |"
+
+
+def refused_table() -> Iterator[str]:
+    """The lines of a Markdown table of REFUSED."""
+    yield "| refused because | classes |"
+    yield "| --- | --- |"
+    for reason, classes in REFUSED.items():
+        yield f"| {reason} | {', '.join(f'`{name}`' for name in classes)} |"
