@@ -14,7 +14,8 @@ import pytest
 import torch
 from break_even import break_even
 from deltaconv_distill import DeltaConvFusion
-from deltaconv_distill.conversion.known_models import VAE_SCALE, build_denoiser, random_inputs
+from deltaconv_distill.conversion.known_models import VAE_SCALE, build_denoiser
+from deltaconv_distill.conversion.model_inputs import random_inputs
 from deltaconv_distill.generation import denoiser_memory
 from peak_memory import peak_memory
 from recording import record

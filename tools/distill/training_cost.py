@@ -20,7 +20,8 @@ from typing import Any
 import psutil
 import torch
 from deltaconv_distill import DeltaConvFusion
-from deltaconv_distill.conversion.known_models import KNOWN_MODELS, VAE_SCALE, build_denoiser, random_inputs
+from deltaconv_distill.conversion.known_models import KNOWN_MODELS, VAE_SCALE, build_denoiser
+from deltaconv_distill.conversion.model_inputs import random_inputs
 from torch.utils.flop_counter import FlopCounterMode
 
 MIB, TERA = 2**20, 1e12

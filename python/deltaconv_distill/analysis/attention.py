@@ -43,7 +43,8 @@ def project(attention: Attention, hidden_states: Tensor) -> Projected:
 def project_out(attention: Attention, gathered: Tensor, dtype: torch.dtype) -> Tensor:
     """From [B, heads, M, head width] to the attention's output, [B, M, C] in `dtype`, before the residual add."""
     tokens = attention.to_out[0](gathered.transpose(1, 2).flatten(2).to(dtype))
-    return attention.to_out[1](tokens) / attention.rescale_output_factor
+    scale = 1.0 if attention.residual_connection else attention.rescale_output_factor  # of the sum of both
+    return attention.to_out[1](tokens) / scale
 
 
 def probabilities(projected: Projected, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

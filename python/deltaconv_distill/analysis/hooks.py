@@ -22,7 +22,8 @@ from .geometry import Grid
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a self-attention: hidden_states and output are [B, H * W, C]."""
+    """One call of a self-attention: hidden_states and output are [B, H * W, C], without norms and residual connections
+    that are part of the attention."""
 
     layer: str
     attention: Attention
@@ -105,10 +106,14 @@ class _AttentionHook:
     ) -> Tensor | None:
         if kwargs.get("attention_mask") is not None:
             raise ValueError(f"{self.site.name}: expected a self-attention without attention_mask, got one")
-        hidden_states = args[0] if args else kwargs["hidden_states"]
+        given = args[0] if args else kwargs["hidden_states"]
+        kind = self.site.stand_in
+        hidden_states = kind.inner_input(attention, given)
         tokens, (height, width) = hidden_states.shape[1], self.tap.grid
         if tokens != height * width:
             raise ValueError(f"{self.site.name}: expected {height} x {width} tokens, got {tokens}: are tokens merged?")
         # sums outlive a pipeline's inference mode, whose tensors could neither be added to later nor have gradients
         with torch.inference_mode(False), torch.no_grad():
-            return self.watch(Call(self.site.name, attention, self.tap.grid, hidden_states, output))
+            inner_output = kind.inner_output(attention, given, output)
+            replaced = self.watch(Call(self.site.name, attention, self.tap.grid, hidden_states, inner_output))
+            return None if replaced is None else kind.outer_output(attention, given, replaced)

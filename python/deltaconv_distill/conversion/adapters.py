@@ -38,7 +38,7 @@ def report_skipped(denoiser: ModelMixin, layers: AdapterLayers) -> None:
     replaced = tuple(f"{name}." for name, module in denoiser.named_modules() if isinstance(module, StandIn))
     skipped = [name for name, _ in layers if name.startswith(replaced) and f".{BLOCK}." not in name]
     if skipped:
-        attentions = {name.split(".attn1.")[0] for name in skipped}
+        attentions = [prefix for prefix in replaced if any(name.startswith(prefix) for name in skipped)]
         logger.warning(
             f"skipped {len(skipped)} of {len(layers)} adapter layers: they adapt {len(attentions)} self-attentions "
             "that ΔConvBlocks stand in for, and act only in teacher() and after detach()"

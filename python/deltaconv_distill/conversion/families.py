@@ -10,9 +10,14 @@ from dataclasses import dataclass
 
 from diffusers import (
     ControlNetModel,
+    DiTTransformer2DModel,
     ModelMixin,
     PixArtTransformer2DModel,
+    Transformer2DModel,
     UNet2DConditionModel,
+    UNet2DModel,
+    UNet3DConditionModel,
+    UNetMotionModel,
 )
 
 WHERE = "docs/models.md"  # where the tables are
@@ -28,12 +33,20 @@ class Family:
 
 
 _BLOCKS = "of its transformer blocks"
+_BOTH = "of its transformer blocks; of its `AttnDownBlock2D` and the like"
+_SPATIAL = "of its spatial transformer blocks, each frame by itself"
 _TEXT = "cross-attention to the text"
+_TIME = "cross-attention to the text; attention along time"
 
 FAMILIES: dict[type[ModelMixin], Family] = {
-    UNet2DConditionModel: Family("Stable Diffusion 1 and 2, SDXL", _BLOCKS, _TEXT),
+    UNet2DConditionModel: Family("Stable Diffusion 1 and 2, SDXL", _BOTH, _TEXT),
     ControlNetModel: Family("ControlNets of these", _BLOCKS, _TEXT),
     PixArtTransformer2DModel: Family("PixArt-α, PixArt-Σ", _BLOCKS, _TEXT),
+    DiTTransformer2DModel: Family("DiT, class-conditional", _BLOCKS, "nothing"),
+    Transformer2DModel: Family("DiT in diffusers' older class", _BLOCKS, "cross-attention, where there is one"),
+    UNet2DModel: Family("DDPM and other UNets without text", "of its `AttnDownBlock2D` and the like", "nothing"),
+    UNetMotionModel: Family("AnimateDiff", _SPATIAL, _TIME),
+    UNet3DConditionModel: Family("ModelScope, Zeroscope", _SPATIAL, _TIME),
 }
 
 # Why a class of diffusers is refused: the reason, and the classes that share it.
@@ -143,17 +156,16 @@ REFUSED: dict[str, tuple[str, ...]] = {
     ),
     "it is not supported yet": (
         "AudioLDM2UNet2DConditionModel",
-        "DiTTransformer2DModel",
         "DreamLiteTransformer2DModel",
         "DreamLiteUNetModel",
         "I2VGenXLUNet",
-        "Transformer2DModel",
-        "UNet2DModel",
-        "UNet3DConditionModel",
-        "UNetMotionModel",
         "UVit2DModel",
     ),
 }
+
+
+# Classes as which diffusers loads what was saved as another one.
+LOADED_AS: dict[str, tuple[str, ...]] = {"Transformer2DModel": ("DiTTransformer2DModel", "PixArtTransformer2DModel")}
 
 
 def why_refused(class_name: str) -> str | None:

@@ -19,6 +19,7 @@ from deltaconv_kernels import DeltaConvBlock
 
 from .attachment import Attachment, attachment_of, install
 from .convfusion import read_convfusion
+from .families import LOADED_AS
 from .hooks import AttentionCalls
 from .initialisation import ATTENTION, check_init, initialise_blocks, measured_maps
 from .kernel_sizes import MeasuredProfile, choose_kernel_sizes, select_layers
@@ -79,8 +80,8 @@ class DeltaConvFusion(SavedFusion):
         """Replace every self-attention by a new ΔConvBlock, on its device and in its dtype.
 
         Args:
-            pipe_or_denoiser: a UNet2DConditionModel (SD, SDXL), PixArtTransformer2DModel or ControlNetModel, or a
-                pipeline with one of the first two.
+            pipe_or_denoiser: a denoiser of one of the classes in docs/models.md, or a pipeline with one as its unet or
+                transformer; a ControlNet by itself.
             kernel_size: "auto" (from `profile` when given, else the preset of a known model), one K for all layers,
                 {layer name: K} for exactly the layers that are not excluded, a Profile of deltaconv_distill.analysis,
                 or "profile" with it as profile=. K is odd, 1 to 31.
@@ -88,7 +89,8 @@ class DeltaConvFusion(SavedFusion):
                 measured field of its attention in tokens}: K becomes 60 % of it, as in the paper.
             factors: reduction factor of each stage of the pyramids.
             expansion: inner width of a block as a fraction of the layer's channels.
-            gate: "scaled" or "sigmoid"; unless given, the paper's choice: "sigmoid" for PixArt, "scaled" for UNets.
+            gate: "scaled" or "sigmoid"; unless given, the paper's choice: "sigmoid" for transformers, "scaled" for
+                UNets.
             exclude: names of self-attentions to leave alone, or shell-style patterns ("up_blocks.*"); `layers_of`
                 lists the names.
             only: names or patterns of the self-attentions to replace, of those that `exclude` leaves; all unless given.
@@ -206,9 +208,10 @@ class DeltaConvFusion(SavedFusion):
         if self._attachment is not None:
             raise RuntimeError(f"this fusion is attached to a {self.config.denoiser}: call detach() first")
         _refuse_attached(denoiser)
-        if type(denoiser).__name__ != self.config.denoiser:
+        made_for = self.config.denoiser
+        if type(denoiser).__name__ not in (made_for, *LOADED_AS.get(made_for, ())):
             raise ValueError(
-                f"pipe_or_denoiser: expected the {self.config.denoiser} that this fusion was made for, "
+                f"pipe_or_denoiser: expected the {made_for} that this fusion was made for, "
                 f"got {type(denoiser).__name__}"
             )
         return self._attach(denoiser, sites_to_convert(denoiser))

@@ -16,11 +16,12 @@ class InputGrid:
     """The grid is that of the module's first argument, [..., H, W], in patches.
 
     patch_size: elements of that argument along each side of a token.
-    carrier: the argument of the module that reaches the attentions inside as keywords of their own, a dict.
+    carrier: the argument of the module that reaches the attentions inside as keywords of their own, a dict; None where
+        the module is the attention itself.
     """
 
     patch_size: int = 1
-    carrier: str = "cross_attention_kwargs"
+    carrier: str | None = "cross_attention_kwargs"
 
     def grid(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Grid:
         """

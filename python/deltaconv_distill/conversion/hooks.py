@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from .grids import Arguments, InputGrid
-from .routing import ROUTE, STUDENT, Route
+from .routing import ROUTE, STUDENT, Route, StandIn
 
 
 class AttentionCall(NamedTuple):
@@ -92,7 +92,7 @@ class RouteHook:
         self.smallest_grid = smallest_grid
         # 5 for Transformer2DModel, 4 for PixArtTransformer2DModel, should somebody call them with positional arguments
         parameters = list(inspect.signature(type(owner).forward).parameters)
-        self.position = parameters.index(source.carrier) - 1
+        self.position = None if source.carrier is None else parameters.index(source.carrier) - 1
 
     def __call__(self, owner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         route = Route(*self.source.grid(owner, args, kwargs), self.control.now.mode)
@@ -101,6 +101,8 @@ class RouteHook:
                 f"hidden_states: {route.height} x {route.width} tokens are too few for ΔConvBlocks that reduce them by "
                 f"{self.smallest_grid}; expected a larger image"
             )
+        if self.position is None or self.source.carrier is None:
+            return args, {**kwargs, ROUTE: route}
         if len(args) > self.position:
             before, given, after = args[: self.position], args[self.position], args[self.position + 1 :]
             return (*before, {**(given or {}), ROUTE: route}, *after), kwargs
@@ -121,6 +123,13 @@ class FeatureTap:
                 features[self.layer] = args[0]
 
 
+class OutputTap(FeatureTap):
+    """Forward hook of a module that does the residual add itself: its output [B, C, H, W] is the feature."""
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:  # type: ignore[override]
+        super().__call__(module, (output.flatten(2).mT,))
+
+
 class CallTap:
     """Forward hook of a converted self-attention, whatever runs in it."""
 
@@ -128,9 +137,11 @@ class CallTap:
         self.control = control
         self.layer = layer
 
-    def __call__(self, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+    def __call__(self, attention: StandIn, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         if self.control.now.recording and self.control.now.calls:
-            tokens = args[0] if args else kwargs["hidden_states"]
+            given = args[0] if args else kwargs["hidden_states"]
+            tokens = attention.inner_input(attention, given)
+            output = attention.inner_output(attention, given, output)
             grid = (kwargs[ROUTE].height, kwargs[ROUTE].width)
             for calls in self.control.now.calls:
                 calls[self.layer] = AttentionCall(tokens.unflatten(1, grid), output.unflatten(1, grid))

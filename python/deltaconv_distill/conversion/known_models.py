@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from diffusers import ModelMixin, PixArtTransformer2DModel, UNet2DConditionModel
-from torch import Tensor
 
 VAE_SCALE = 8  # image pixels along each side of a latent one, for all of these models
 
@@ -84,29 +83,3 @@ def build_denoiser(name: str, device: str = "meta", dtype: torch.dtype = torch.f
             return model.kind(**model.config).eval()
     finally:
         torch.set_default_dtype(previous)
-
-
-def random_inputs(
-    denoiser: ModelMixin, height: int, width: int, batch: int = 1, text_tokens: int = 77
-) -> dict[str, Any]:
-    """Keyword arguments for one forward of a UNet or PixArt transformer on `batch` latents of height x width."""
-    options: dict[str, Any] = {"device": denoiser.device, "dtype": denoiser.dtype}
-    config = denoiser.config
-
-    def noise(*shape: int) -> Tensor:
-        return torch.randn(shape, **options)
-
-    text_width = config.get("caption_channels") or config.cross_attention_dim
-    inputs: dict[str, Any] = {
-        "timestep": torch.full((batch,), 500, device=denoiser.device),
-        "encoder_hidden_states": noise(batch, text_tokens, text_width),
-    }
-    latents = noise(batch, config.in_channels, height, width)
-    if isinstance(denoiser, PixArtTransformer2DModel):
-        conditions = {"resolution": None, "aspect_ratio": None}
-        return inputs | {"hidden_states": latents, "added_cond_kwargs": conditions}
-    if config.addition_embed_type == "text_time":
-        sizes = 6 * config.addition_time_embed_dim
-        pooled = noise(batch, config.projection_class_embeddings_input_dim - sizes)
-        inputs["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": torch.zeros(batch, 6, **options)}
-    return inputs | {"sample": latents}

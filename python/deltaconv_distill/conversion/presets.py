@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diffusers import ModelMixin, PixArtTransformer2DModel
+from diffusers import ModelMixin
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ def find_preset(denoiser: ModelMixin) -> Preset | None:
 
 
 def published_gate(denoiser: ModelMixin) -> str:
-    """The gate that the authors' blocks have in a model of this kind; their checkpoints do not say it."""
-    return "sigmoid" if isinstance(denoiser, PixArtTransformer2DModel) else "scaled"
+    """The gate that the authors' blocks have in UNets, or in transformers; their checkpoints do not say it."""
+    return "scaled" if hasattr(denoiser, "down_blocks") else "sigmoid"
 
 
 def _comparable(value: Any) -> Any:

@@ -47,6 +47,51 @@ class StandIn(nn.Module):
     deltaconv: DeltaConvBlock
     processor: Any
 
+    def delta(self, tokens: Tensor, route: Route) -> Tensor:
+        """What runs in the attention's place but for the teacher: [B, L, C] to [B, L, C], L = height * width."""
+        height, width, mode = route
+        if mode == REMOVED:
+            return torch.zeros_like(tokens)
+        if mode == POOL:
+            return self.deltaconv.pool_proj(tokens.mean(dim=1, keepdim=True)).expand_as(tokens)
+        batch, count, channels = tokens.shape
+        if count != height * width:
+            raise ValueError(
+                f"hidden_states: expected {height} x {width} = {height * width} tokens, got {count}; "
+                "token merging and the like cannot be combined with ΔConvBlocks"
+            )
+        delta = self.deltaconv(tokens.reshape(batch, height, width, channels))
+        return delta.reshape(batch, count, channels)
+
+    @staticmethod
+    def inner_input(attention: Any, hidden_states: Tensor) -> Tensor:
+        """What an attention of this kind projects, [B, L, C], from its argument."""
+        return hidden_states
+
+    @staticmethod
+    def inner_output(attention: Any, hidden_states: Tensor, output: Tensor) -> Tensor:
+        """What its last projection gave, [B, L, C], from its argument and its output."""
+        return output
+
+    @staticmethod
+    def outer_output(attention: Any, hidden_states: Tensor, inner_output: Tensor) -> Tensor:
+        """The inverse of `inner_output`: what the attention returns if its last projection gives `inner_output`."""
+        return inner_output
+
+
+def require_route(route: Route | None) -> Route:
+    """The route of a call.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    if route is None:
+        raise RuntimeError(
+            "a converted self-attention was called without its grid: call the model that DeltaConvFusion was "
+            "attached to, not its transformer blocks one by one"
+        )
+    return Route(*route)
+
 
 class DeltaConvAttention(StandIn, Attention):
     """An `Attention` of tokens, [B, L, C], whose residual connection is the business of the block around it."""
@@ -66,30 +111,14 @@ class DeltaConvAttention(StandIn, Attention):
             return Attention.forward(
                 self, hidden_states, encoder_hidden_states, attention_mask=attention_mask, **cross_attention_kwargs
             )
-        if deltaconv_route is None:
-            raise RuntimeError(
-                "a converted self-attention was called without its grid: call the model that DeltaConvFusion was "
-                "attached to, not its transformer blocks one by one"
+        route = require_route(deltaconv_route)
+        if route.mode == TEACHER:  # by super(): torch.compile does not follow a call of Attention.forward by its name
+            return super().forward(
+                hidden_states, encoder_hidden_states, attention_mask=attention_mask, **cross_attention_kwargs
             )
-        height, width, mode = deltaconv_route
-        if mode == TEACHER:
-            return Attention.forward(
-                self, hidden_states, encoder_hidden_states, attention_mask=attention_mask, **cross_attention_kwargs
-            )
-        if mode == REMOVED:
-            return torch.zeros_like(hidden_states)
-        if mode == POOL:
-            return self.deltaconv.pool_proj(hidden_states.mean(dim=1, keepdim=True)).expand_as(hidden_states)
-        if attention_mask is not None:
+        if route.mode == STUDENT and attention_mask is not None:
             raise ValueError("attention_mask: a ΔConvBlock has no keys to mask, expected None")
-        batch, tokens, channels = hidden_states.shape
-        if tokens != height * width:
-            raise ValueError(
-                f"hidden_states: expected {height} x {width} = {height * width} tokens, got {tokens}; "
-                "token merging and the like cannot be combined with ΔConvBlocks"
-            )
-        delta = self.deltaconv(hidden_states.reshape(batch, height, width, channels))
-        return delta.reshape(batch, tokens, channels)
+        return self.delta(hidden_states, route)
 
 
 def insert_block(attention: nn.Module, block: DeltaConvBlock, stand_in: type[StandIn]) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers import DiffusionPipeline, ModelMixin
+from diffusers import DiffusionPipeline, ModelMixin, TransformerTemporalModel
 from diffusers.models.attention_processor import Attention
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from diffusers.utils.torch_utils import is_compiled_module
 
 from .families import FAMILIES, WHERE, why_refused
@@ -15,6 +16,7 @@ from .kinds.site import Site, Sites
 __all__ = ["DENOISERS", "Site", "Sites", "denoiser_as_called", "denoiser_of", "find_sites", "sites_to_convert"]
 
 DENOISERS = tuple(FAMILIES)
+ALONG_TIME = (TransformerTemporalModel, AnimateDiffTransformer3D)  # parts whose tokens are frames
 
 
 def denoiser_of(pipe_or_denoiser: DiffusionPipeline | ModelMixin) -> ModelMixin:
@@ -59,11 +61,14 @@ def find_sites(denoiser: ModelMixin) -> Sites:
 def _elsewhere(denoiser: ModelMixin, sites: Sites) -> dict[str, str]:
     """Self-attentions that are of none of the kinds, and why they cannot be replaced."""
     known = {id(attention) for owner in sites.owners for attention in owner.attentions}
+    along_time = tuple(f"{name}." for name, module in denoiser.named_modules() if isinstance(module, ALONG_TIME))
     reasons = {}
     for name, module in denoiser.named_modules():
         if not isinstance(module, Attention) or id(module) in known or name in sites.skipped:
             continue
-        if module.added_kv_proj_dim is not None:
+        if name.startswith(along_time):
+            reasons[name] = "it attends along time"
+        elif module.added_kv_proj_dim is not None:
             reasons[name] = "it attends to the text and the image together"
         elif not module.is_cross_attention:
             reasons[name] = "it is not part of a BasicTransformerBlock"

@@ -9,7 +9,7 @@ from diffusers import ModelMixin
 from torch.utils.flop_counter import FlopCounterMode
 
 from .fusion import DeltaConvFusion
-from .known_models import random_inputs
+from .model_inputs import random_inputs
 
 
 @dataclass(frozen=True)

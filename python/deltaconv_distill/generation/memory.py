@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..conversion import DeltaConvFusion
-from ..conversion.known_models import random_inputs
+from ..conversion.model_inputs import random_inputs
 
 
 class PeakBytes(TorchDispatchMode):

@@ -13,7 +13,7 @@ from deltaconv_distill.conversion.families import FAMILIES, REFUSED, refused_tab
 
 PAGE = Path(__file__).parents[3] / "docs" / "models.md"
 DENOISERS = ("Transformer", "UNet", "DiT", "UVit", "ControlNet", "UniDiffuserModel", "T5FilmDecoder")
-NOT_DENOISERS = ("UniDiffuserTextDecoder",)
+NOT_DENOISERS = ("UniDiffuserTextDecoder", "LongCatAudioDiTVae")
 
 
 def denoisers_of_diffusers() -> Iterable[str]:

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from deltaconv_distill import DeltaConvFusion
 from deltaconv_distill.cli import main
 from deltaconv_distill.conversion.flops import DEFINITIONS, PAPER_RATIO, Flops, closest_definition, layer_flops
-from deltaconv_distill.conversion.known_models import KNOWN_MODELS, build_denoiser, random_inputs
+from deltaconv_distill.conversion.known_models import KNOWN_MODELS, build_denoiser
+from deltaconv_distill.conversion.model_inputs import random_inputs
 from deltaconv_distill.conversion.whole_model import StepFlops, step_flops
 from diffusers.models.attention_processor import AttnProcessor
 from tiny_pipelines import tiny_pixart, tiny_pixart_transformer, tiny_sd, tiny_sd_unet

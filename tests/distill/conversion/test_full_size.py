@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from deltaconv_distill import DeltaConvFusion
-from deltaconv_distill.conversion.known_models import KNOWN_MODELS, build_denoiser, random_inputs
+from deltaconv_distill.conversion.known_models import KNOWN_MODELS, build_denoiser
+from deltaconv_distill.conversion.model_inputs import random_inputs
 
 pytestmark = pytest.mark.full_size
 

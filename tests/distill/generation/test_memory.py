@@ -10,7 +10,8 @@ import torch
 from accelerate import cpu_offload, cpu_offload_with_hook
 from deltaconv_distill import DeltaConvFusion
 from deltaconv_distill.cli import main
-from deltaconv_distill.conversion.known_models import build_denoiser, random_inputs
+from deltaconv_distill.conversion.known_models import build_denoiser
+from deltaconv_distill.conversion.model_inputs import random_inputs
 from deltaconv_distill.generation import calls_of_one_sample, denoiser_memory, plan_generation
 from deltaconv_distill.generation import plan as planning
 from deltaconv_distill.generation.memory import PeakBytes

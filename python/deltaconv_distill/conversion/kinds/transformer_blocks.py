@@ -1,10 +1,11 @@
-"""Kind: `attn1` of the BasicTransformerBlocks in a module that sees height and width (UNets, ControlNets, PixArt)."""
+"""Kind: `attn1` of BasicTransformerBlocks in a module that sees height and width: UNets, ControlNets, PixArt, DiT."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from diffusers import ModelMixin, PixArtTransformer2DModel, Transformer2DModel
+from diffusers import DiTTransformer2DModel, ModelMixin, PixArtTransformer2DModel, Transformer2DModel
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
 from torch import nn
@@ -14,7 +15,7 @@ from ..routing import DeltaConvAttention
 from .site import Owner, Site, Sites
 from .unets import halvings
 
-OWNERS = (Transformer2DModel, PixArtTransformer2DModel)
+OWNERS = (Transformer2DModel, PixArtTransformer2DModel, DiTTransformer2DModel)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +56,8 @@ def find(denoiser: ModelMixin, name: str, module: nn.Module, sites: Sites) -> No
             sites.found[layer] = BlockSite(layer, block.attn1, owner, stride, block)
 
 
-def _patch_size(owner: Transformer2DModel | PixArtTransformer2DModel) -> int:
-    patched = isinstance(owner, PixArtTransformer2DModel) or owner.is_input_patches
+def _patch_size(owner: Any) -> int:
+    patched = not isinstance(owner, Transformer2DModel) or owner.is_input_patches
     return owner.config.patch_size if patched else 1
 
 

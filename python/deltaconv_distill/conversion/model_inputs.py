@@ -1,0 +1,58 @@
+"""Inputs for one forward of a denoiser of any supported class: for counting, for estimates of memory and for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import (
+    ControlNetModel,
+    DiTTransformer2DModel,
+    ModelMixin,
+    PixArtTransformer2DModel,
+    Transformer2DModel,
+    UNet2DModel,
+    UNet3DConditionModel,
+    UNetMotionModel,
+)
+from torch import Tensor
+
+TEXT_TOKENS = 77
+OF_FRAMES = (UNetMotionModel, UNet3DConditionModel)  # their samples are [B, C, frames, H, W]
+
+
+def random_inputs(
+    denoiser: ModelMixin, height: int, width: int, batch: int = 1, text_tokens: int = TEXT_TOKENS, frames: int = 1
+) -> dict[str, Any]:
+    """Keyword arguments for one forward of a denoiser on `batch` latents of height x width, or videos of `frames`."""
+    options: dict[str, Any] = {"device": denoiser.device, "dtype": denoiser.dtype}
+    config = denoiser.config
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(shape, **options)
+
+    inputs: dict[str, Any] = {"timestep": torch.full((batch,), 500, device=denoiser.device)}
+    latents = noise(batch, config.in_channels, height, width)
+    if isinstance(denoiser, (DiTTransformer2DModel, Transformer2DModel)):
+        labels = torch.zeros(batch, dtype=torch.long, device=denoiser.device)
+        return inputs | {"hidden_states": latents, "class_labels": labels}
+    if isinstance(denoiser, UNet2DModel):
+        if config.num_class_embeds is not None:
+            inputs["class_labels"] = torch.zeros(batch, dtype=torch.long, device=denoiser.device)
+        return inputs | {"sample": latents}
+    text_width = config.get("caption_channels") or config.cross_attention_dim
+    texts = batch * frames if isinstance(denoiser, UNetMotionModel) else batch  # AnimateDiff's are by frame
+    inputs["encoder_hidden_states"] = noise(texts, text_tokens, text_width)
+    if isinstance(denoiser, PixArtTransformer2DModel):
+        conditions = {"resolution": None, "aspect_ratio": None}
+        return inputs | {"hidden_states": latents, "added_cond_kwargs": conditions}
+    if isinstance(denoiser, OF_FRAMES):
+        return inputs | {"sample": noise(batch, config.in_channels, frames, height, width)}
+    if isinstance(denoiser, ControlNetModel):
+        scale = 2 ** (len(config.conditioning_embedding_out_channels) - 1)  # of the picture, in pixels of the latents
+        inputs["controlnet_cond"] = noise(batch, config.conditioning_channels, scale * height, scale * width)
+    if config.addition_embed_type == "text_time":
+        sizes = 6 * config.addition_time_embed_dim
+        pooled = noise(batch, config.projection_class_embeddings_input_dim - sizes)
+        inputs["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": torch.zeros(batch, 6, **options)}
+    return inputs | {"sample": latents}

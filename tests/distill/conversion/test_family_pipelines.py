@@ -1,0 +1,76 @@
+"""Pipelines of the families beyond Stable Diffusion and PixArt, tiny, with blocks in the place of self-attention."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from deltaconv_distill import DeltaConvFusion
+from diffusers import (
+    AnimateDiffPipeline,
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    DiffusionPipeline,
+    DiTPipeline,
+    MotionAdapter,
+)
+from tiny_denoisers import make_tiny
+from tiny_pipelines import tiny_sd
+
+
+def images(pipe: DiffusionPipeline) -> np.ndarray:
+    """Of two steps, with each pipeline's own arguments."""
+    options: dict = {"num_inference_steps": 2, "generator": torch.Generator().manual_seed(0), "output_type": "np"}
+    pipe.set_progress_bar_config(disable=True)
+    if isinstance(pipe, DiTPipeline):
+        return pipe(class_labels=[1, 2], **options).images
+    if isinstance(pipe, DDPMPipeline):
+        return pipe(batch_size=1, **options).images
+    return pipe("a cat", height=16, width=16, num_frames=2, **options).frames
+
+
+def dit() -> DiTPipeline:
+    return DiTPipeline(transformer=make_tiny("dit"), vae=tiny_sd().vae, scheduler=DDIMScheduler())
+
+
+def ddpm() -> DDPMPipeline:
+    return DDPMPipeline(unet=make_tiny("ddpm"), scheduler=DDPMScheduler())
+
+
+def animate_diff() -> AnimateDiffPipeline:
+    sd = tiny_sd()
+    torch.manual_seed(0)
+    adapter = MotionAdapter(
+        block_out_channels=(16, 32), motion_layers_per_block=1, motion_num_attention_heads=2, motion_norm_num_groups=8
+    )
+    return AnimateDiffPipeline(
+        vae=sd.vae,
+        text_encoder=sd.text_encoder,
+        tokenizer=sd.tokenizer,
+        unet=sd.unet,
+        motion_adapter=adapter,
+        scheduler=sd.scheduler,
+    )
+
+
+@pytest.mark.parametrize("make", [dit, ddpm, animate_diff])
+def test_pipelines_run(make) -> None:
+    pipe = make()
+    before = images(pipe)
+    fusion = DeltaConvFusion.convert(pipe, kernel_size=3, init="random")
+    student = images(pipe)
+    assert student.shape == before.shape
+    assert np.isfinite(student).all()
+    assert not np.allclose(student, before, atol=1e-3)
+    fusion.detach()
+    np.testing.assert_allclose(images(pipe), before, atol=1e-5)
+
+
+def test_attention_along_time_is_left_alone_and_said() -> None:
+    pipe = animate_diff()
+    fusion = DeltaConvFusion.convert(pipe, kernel_size=3)
+    assert not any("motion_modules" in layer for layer in fusion.blocks)
+    skipped = fusion.report.skipped
+    assert set(skipped.values()) == {"it attends along time"}
+    assert all("motion_modules" in layer for layer in skipped)

@@ -1,0 +1,155 @@
+"""Tiny denoisers of the families beyond Stable Diffusion and PixArt, with random weights, made from configs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from deltaconv_distill.conversion.model_inputs import random_inputs
+from diffusers import (
+    DiTTransformer2DModel,
+    Transformer2DModel,
+    UNet2DConditionModel,
+    UNet2DModel,
+    UNet3DConditionModel,
+    UNetMotionModel,
+)
+
+TEXT_TOKENS = 5
+FRAMES = 3
+
+
+def tiny_dit() -> DiTTransformer2DModel:
+    return DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        sample_size=8,
+        patch_size=2,
+        num_embeds_ada_norm=1000,
+    )
+
+
+def tiny_older_dit() -> Transformer2DModel:
+    return Transformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        num_layers=2,
+        sample_size=8,
+        patch_size=2,
+        norm_num_groups=1,
+        attention_bias=True,
+        activation_fn="gelu-approximate",
+        num_embeds_ada_norm=1000,
+        norm_type="ada_norm_zero",
+        norm_elementwise_affine=False,
+    )
+
+
+def tiny_ddpm_unet() -> UNet2DModel:
+    """Self-attention in a down, the mid and an up block; sums of output and residual are rescaled in the mid block."""
+    return UNet2DModel(
+        sample_size=8,
+        in_channels=3,
+        out_channels=3,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=8,
+        norm_num_groups=4,
+        mid_block_scale_factor=2**0.5,
+    )
+
+
+def tiny_mixed_unet() -> UNet2DConditionModel:
+    """Both kinds of self-attention in one model."""
+    return UNet2DConditionModel(
+        sample_size=8,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        down_block_types=("AttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "AttnUpBlock2D"),
+        attention_head_dim=8,
+        cross_attention_dim=16,
+        norm_num_groups=4,
+    )
+
+
+def tiny_motion_unet() -> UNetMotionModel:
+    return UNetMotionModel(
+        sample_size=8,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
+        up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"),
+        cross_attention_dim=16,
+        num_attention_heads=2,
+        motion_num_attention_heads=2,
+        norm_num_groups=4,
+    )
+
+
+def tiny_video_unet() -> UNet3DConditionModel:
+    return UNet3DConditionModel(
+        sample_size=8,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
+        up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        norm_num_groups=4,
+    )
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A family for the tests: how to make one, how many self-attentions it has, sizes in latent pixels that it takes,
+    and the part of the names of linear layers that stay in use when it is converted."""
+
+    make: Callable[[], Any]
+    layers: int
+    sizes: tuple[tuple[int, int], ...]
+    stays: str
+
+
+# square, not square, with an odd number of tokens: what the model itself can do
+ANY = ((8, 8), (8, 12), (6, 10))
+SQUARE = ((8, 8), (10, 10), (6, 6))  # DiT's own output is cut into a square
+
+TINY = {
+    "dit": Tiny(tiny_dit, 2, SQUARE, "ff.net.2"),
+    "older-dit": Tiny(tiny_older_dit, 2, SQUARE, "ff.net.2"),
+    "ddpm": Tiny(tiny_ddpm_unet, 4, ANY, "time_emb_proj"),
+    "mixed": Tiny(tiny_mixed_unet, 7, ANY, "attn2.to_v"),
+    "motion": Tiny(tiny_motion_unet, 4, ANY, "attn2.to_v"),
+    "video": Tiny(tiny_video_unet, 4, ANY, "attn2.to_v"),
+}
+
+
+def make_tiny(name: str, seed: int = 0) -> Any:
+    """With weights that matter: layers that models start at zero (last layers, gates) are random too.
+
+    They are frozen as while a fusion is attached: torch's matmul rounds otherwise where weights can have gradients.
+    """
+    torch.manual_seed(seed)
+    denoiser = TINY[name].make().eval().requires_grad_(False)
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.2)
+    return denoiser
+
+
+def tiny_inputs(denoiser: torch.nn.Module, height: int, width: int, seed: int = 0) -> dict[str, Any]:
+    torch.manual_seed(seed)
+    return random_inputs(denoiser, height, width, batch=2, text_tokens=TEXT_TOKENS, frames=FRAMES)
+
+
+def run(denoiser: torch.nn.Module, height: int = 8, width: int = 8, seed: int = 0) -> torch.Tensor:
+    """The prediction for `tiny_inputs`."""
+    return denoiser(**tiny_inputs(denoiser, height, width, seed), return_dict=False)[0]
