@@ -28,6 +28,7 @@ def tiny_dit() -> DiTTransformer2DModel:
         num_layers=2,
         sample_size=8,
         patch_size=2,
+        out_channels=8,  # of which half are a variance
         num_embeds_ada_norm=1000,
     )
 

@@ -105,22 +105,6 @@ def test_checkpointing_gives_the_same_gradients(name: str) -> None:
 
 
 @torch.no_grad()
-def test_compiles_without_graph_breaks(name: str, request: pytest.FixtureRequest) -> None:
-    """A transformer as one graph; of a UNet, whose graph takes long to trace, the middle block unless -m asks for all."""
-    torch.compiler.reset()
-    denoiser = make_tiny(name)
-    size = TINY[name].sizes[1]
-    teacher = run(denoiser, *size)
-    fusion = convert(denoiser)
-    student = run(denoiser, *size)
-    in_part = hasattr(denoiser, "mid_block") and "full_size" not in request.config.option.markexpr
-    (denoiser.mid_block if in_part else denoiser).compile(fullgraph=True, backend="eager")
-    torch.testing.assert_close(run(denoiser, *size), student)
-    with fusion.teacher():
-        torch.testing.assert_close(run(denoiser, *size), teacher)
-
-
-@torch.no_grad()
 def test_bfloat16_is_near_float32(name: str) -> None:
     denoiser = make_tiny(name)
     convert(denoiser)

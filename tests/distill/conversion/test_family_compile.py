@@ -1,0 +1,38 @@
+"""A converted denoiser of each kind is one graph."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from deltaconv_distill import DeltaConvFusion
+from tiny_denoisers import TINY, make_tiny, run
+
+# One of each kind; of UNets, whose graphs take long to trace, the middle block. All, and whole, with -m full_size.
+IN_EVERY_RUN = {"dit": "", "ddpm": "mid_block"}
+
+
+def check(name: str, part: str) -> None:
+    torch.compiler.reset()
+    denoiser = make_tiny(name)
+    size = TINY[name].sizes[1]
+    teacher = run(denoiser, *size)
+    torch.manual_seed(1)
+    fusion = DeltaConvFusion.convert(denoiser, kernel_size=3, init="random")
+    student = run(denoiser, *size)
+    denoiser.get_submodule(part).compile(fullgraph=True, backend="eager")
+    torch.testing.assert_close(run(denoiser, *size), student)
+    with fusion.teacher():
+        torch.testing.assert_close(run(denoiser, *size), teacher)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", IN_EVERY_RUN)
+def test_compiles_without_graph_breaks(name: str) -> None:
+    check(name, IN_EVERY_RUN[name])
+
+
+@torch.no_grad()
+@pytest.mark.full_size
+@pytest.mark.parametrize("name", TINY)
+def test_whole_models_compile_without_graph_breaks(name: str) -> None:
+    check(name, "")
