@@ -15,7 +15,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.option.markexpr:
+    if FULL_SIZE in config.option.markexpr:
         return
     deselected = [item for item in items if item.get_closest_marker(FULL_SIZE)]
     config.hook.pytest_deselected(items=deselected)

@@ -10,6 +10,8 @@ import torch
 from deltaconv_distill.conversion.model_inputs import random_inputs
 from diffusers import (
     DiTTransformer2DModel,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
     Transformer2DModel,
     UNet2DConditionModel,
     UNet2DModel,
@@ -107,6 +109,41 @@ def tiny_video_unet() -> UNet3DConditionModel:
     )
 
 
+def tiny_sd3() -> SD3Transformer2DModel:
+    """As 3.5-medium: normalised queries and keys, the first block with a second attention; the last one's text ends."""
+    return SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=3,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        caption_projection_dim=16,
+        pooled_projection_dim=64,
+        pos_embed_max_size=16,
+        dual_attention_layers=(0,),
+        qk_norm="rms_norm",
+    )
+
+
+def tiny_flux() -> FluxTransformer2DModel:
+    """Two double and two single blocks; guidance as an input."""
+    return FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=32,
+        guidance_embeds=True,
+        axes_dims_rope=(2, 2, 4),
+    )
+
+
 @dataclass(frozen=True)
 class Tiny:
     """A family for the tests: how to make one, how many self-attentions it has, sizes in latent pixels that it takes,
@@ -126,6 +163,8 @@ TINY = {
     "dit": Tiny(tiny_dit, 2, SQUARE, "ff.net.2"),
     "older-dit": Tiny(tiny_older_dit, 2, SQUARE, "ff.net.2"),
     "ddpm": Tiny(tiny_ddpm_unet, 4, ANY, "time_emb_proj"),
+    "sd3": Tiny(tiny_sd3, 4, ANY, "attn.to_q"),
+    "flux": Tiny(tiny_flux, 4, ANY, "attn.to_q"),
     "mixed": Tiny(tiny_mixed_unet, 7, ANY, "attn2.to_v"),
     "motion": Tiny(tiny_motion_unet, 4, ANY, "attn2.to_v"),
     "video": Tiny(tiny_video_unet, 4, ANY, "attn2.to_v"),

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..conversion.kernel_sizes import check_names
 from ..conversion.sites import denoiser_of, sites_to_convert
 from ..quiet import quiet
-from .attention import probabilities, project, project_out
+from .attention import probabilities
 from .generate import Generation
 from .hooks import Call, on_forward, timestep_of, watched
 from .records import Ablation, LayerChange
@@ -85,13 +85,13 @@ class _Windowed:
         self.kind = kind
 
     def __call__(self, call: Call) -> Tensor:
-        projected = project(call.attention, call.hidden_states)
+        projected = call.project(call.hidden_states)
         queries = torch.arange(call.hidden_states.shape[1], device=call.hidden_states.device)
         gathered = [
             windowed_outputs(weights, projected.value, chunk, call.grid, [self.kernel_size], self.kind)[0]
             for chunk, weights in probabilities(projected, queries)
         ]
-        return project_out(call.attention, torch.cat(gathered, dim=-2), call.output.dtype)
+        return call.project_out(torch.cat(gathered, dim=-2), call.output.dtype)
 
 
 def _remove(call: Call) -> Tensor:

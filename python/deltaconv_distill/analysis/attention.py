@@ -9,6 +9,8 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
+from ..conversion.kinds.joint_attention import Stream
+
 CHUNK_ELEMENTS = 2**22  # of the probabilities held at a time: 16 MiB in float32
 
 
@@ -38,6 +40,19 @@ def project(attention: Attention, hidden_states: Tensor) -> Projected:
         key = attention.norm_k(key)
     value = heads(attention.to_v(hidden_states))
     return Projected(query.float(), key.float(), value.float(), query.shape[-1] ** -0.5)
+
+
+def projected_of(image: Stream) -> Projected:
+    """Of a joint attention, the image's part by itself: how it attends to the image where it does not to the text."""
+    query, key, value = (part.transpose(1, 2).float() for part in image)
+    return Projected(query, key, value, query.shape[-1] ** -0.5)
+
+
+def text_shares(text: Stream, image: Stream, queries: Tensor) -> Tensor:
+    """The share of attention that `queries`, M indices of image tokens, give to the text: [B, heads, M]."""
+    query = image.query[:, queries].transpose(1, 2).float() * image.query.shape[-1] ** -0.5
+    strength = [(query @ part.key.transpose(1, 2).mT.float()).logsumexp(-1) for part in (text, image)]
+    return (strength[0] - strength[1]).sigmoid()
 
 
 def project_out(attention: Attention, gathered: Tensor, dtype: torch.dtype) -> Tensor:

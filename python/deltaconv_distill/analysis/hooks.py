@@ -16,7 +16,9 @@ from torch.utils.hooks import RemovableHandle
 
 from ..conversion.attachment import attachment_of
 from ..conversion.grids import InputGrid
+from ..conversion.kinds.joint_attention import JointStandIn, Stream
 from ..conversion.sites import Site, sites_to_convert
+from .attention import Projected, project, project_out, projected_of
 from .geometry import Grid
 
 
@@ -30,6 +32,34 @@ class Call:
     grid: Grid
     hidden_states: Tensor
     output: Tensor
+    joint: JointCall | None = None
+
+    def project(self, hidden_states: Tensor) -> Projected:
+        """Queries, keys and values of the image's tokens, made from such an input."""
+        if self.joint is None:
+            return project(self.attention, hidden_states)
+        _, image = self.joint.streams(hidden_states)
+        return projected_of(image)
+
+    def project_out(self, gathered: Tensor, dtype: torch.dtype) -> Tensor:
+        """[B, heads, M, head width] to the layer's output, [B, M, C] in `dtype`, before the residual add."""
+        if self.joint is None:
+            return project_out(self.attention, gathered, dtype)
+        return self.joint.kind.project_out(self.attention, gathered.transpose(1, 2).flatten(2).to(dtype))
+
+
+@dataclass(frozen=True)
+class JointCall:
+    """What a call of a joint attention has beside the image: its arguments by name, for streams made from another
+    image."""
+
+    kind: type[JointStandIn]
+    attention: Any
+    arguments: dict[str, Any]
+
+    def streams(self, image: Tensor) -> tuple[Stream, Stream]:
+        """Text and image, of these image tokens."""
+        return self.kind.streams(self.attention, self.kind.with_image(self.arguments, image), image.shape[1])
 
 
 # Gets each call; what it returns, if anything, takes the place of the output.
@@ -106,8 +136,10 @@ class _AttentionHook:
     ) -> Tensor | None:
         if kwargs.get("attention_mask") is not None:
             raise ValueError(f"{self.site.name}: expected a self-attention without attention_mask, got one")
-        given = args[0] if args else kwargs["hidden_states"]
         kind = self.site.stand_in
+        if issubclass(kind, JointStandIn):
+            return self._joint(kind, attention, kind.arguments(args, kwargs), output)
+        given = args[0] if args else kwargs["hidden_states"]
         hidden_states = kind.inner_input(attention, given)
         tokens, (height, width) = hidden_states.shape[1], self.tap.grid
         if tokens != height * width:
@@ -117,3 +149,14 @@ class _AttentionHook:
             inner_output = kind.inner_output(attention, given, output)
             replaced = self.watch(Call(self.site.name, attention, self.tap.grid, hidden_states, inner_output))
             return None if replaced is None else kind.outer_output(attention, given, replaced)
+
+    def _joint(self, kind: type[JointStandIn], attention: Any, call: dict[str, Any], output: Any) -> None:
+        tokens = self.tap.grid[0] * self.tap.grid[1]
+        with torch.inference_mode(False), torch.no_grad():
+            image = kind.image_tokens(attention, call, tokens).clone()
+            joint = JointCall(kind, attention, call)
+            seen = Call(self.site.name, attention, self.tap.grid, image, kind.image_output(output, tokens), joint)
+            if self.watch(seen) is not None:
+                raise ValueError(
+                    f"{self.site.name}: nothing can be put in the place of a joint attention's windows yet"
+                )

@@ -98,13 +98,15 @@ def _layer(record: dict[str, Any]) -> LayerProfile:
     values = _tensors(record, "distance", "pairs", "relative_map", "bias", "radial")
     values["grid"] = tuple(record["grid"])
     values["fit"] = Fit(**record["fit"])
+    values["text_share"] = _optional(record.get("text_share"))
     values["timesteps"] = [_timestep(timestep) for timestep in record["timesteps"]]
     return LayerProfile(**values)
 
 
 def _timestep(record: dict[str, Any]) -> TimestepProfile:
-    plain = ("timestep", "fits", "field_sizes")
+    plain = ("timestep", "fits", "field_sizes", "text_share")
     values = _tensors(record, *(entry.name for entry in fields(TimestepProfile) if entry.name not in plain))
+    values["text_share"] = _optional(record.get("text_share"))
     values["fits"] = [Fit(**fit) for fit in record["fits"]]
     return TimestepProfile(**values)
 
@@ -128,6 +130,10 @@ def _ablation(record: dict[str, Any]) -> Ablation:
 def _image(text: str) -> Image.Image:
     with Image.open(io.BytesIO(base64.b64decode(text))) as image:
         return image.convert("RGB")
+
+
+def _optional(numbers: list[float] | None) -> Tensor | None:
+    return None if numbers is None else torch.tensor(numbers, dtype=torch.float32)
 
 
 def _tensors(record: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
-from .attention import project, project_out
 from .geometry import Grid, add_at_displacements, count_pairs
+from .hooks import Call
 
 
 class FieldSums:
@@ -18,30 +17,31 @@ class FieldSums:
         self.strength = torch.zeros(2 * grid[0] - 1, 2 * grid[1] - 1)
         self.pairs = torch.zeros_like(self.strength)
 
-    def add(self, attention: Attention, hidden_states: Tensor, queries: Tensor, directions: Tensor) -> None:
+    def add(self, call: Call, queries: Tensor, directions: Tensor) -> None:
         """Arguments as of `gradient_field`."""
-        field = gradient_field(attention, hidden_states, queries, directions)
+        field = gradient_field(call, queries, directions)
         add_at_displacements(self.strength, field.sum(0).cpu(), queries, self.grid)
         self.pairs += len(field) * count_pairs(queries, self.grid)
 
 
-def gradient_field(attention: Attention, hidden_states: Tensor, queries: Tensor, directions: Tensor) -> Tensor:
+def gradient_field(call: Call, queries: Tensor, directions: Tensor) -> Tensor:
     """How much the output at each query depends on the input at each token: [B, M, N] in float32.
 
     It is the root mean square, over the directions r, of the norm of ∂(r · output at the query) / ∂(input at the
     token). For normally distributed directions that estimates the Frobenius norm of the Jacobian's [C, C] block.
 
     Args:
-        attention: the layer; its output is taken before the residual add.
-        hidden_states: its input, [B, N, C].
+        call: of the layer; its output is taken before the residual add, and of a joint attention for queries that attend
+            to the image alone.
         queries: M indices of tokens.
         directions: [R, C].
     """
+    hidden_states = call.hidden_states
     with torch.enable_grad():
         inputs = hidden_states.detach().clone().requires_grad_()
-        projected = project(attention, inputs)
+        projected = call.project(inputs)
         scores = projected.query[:, :, queries] @ projected.key.transpose(-1, -2) * projected.scale
-        outputs = project_out(attention, scores.softmax(-1) @ projected.value, hidden_states.dtype)  # [B, M, C]
+        outputs = call.project_out(scores.softmax(-1) @ projected.value, hidden_states.dtype)  # [B, M, C]
         rows = []
         for index in range(len(queries)):
             squares = torch.zeros(hidden_states.shape[:2], device=inputs.device)

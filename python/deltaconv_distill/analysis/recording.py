@@ -13,7 +13,7 @@ from torch import Tensor
 from deltaconv_kernels.validation import MAX_KERNEL_SIZE
 
 from ..conversion.sites import denoiser_of
-from .attention import Projected, probabilities, project
+from .attention import Projected, probabilities, text_shares
 from .geometry import Grid, window_sizes
 from .hooks import Call, on_forward, timestep_of, watched
 from .receptive_field import FieldSums, central_queries
@@ -55,6 +55,7 @@ class LayerSums:
     attention: dict[int, AttentionSums] = field(default_factory=dict)
     receptive: dict[int, FieldSums] = field(default_factory=dict)
     queries: int = 0  # of each image in each forward
+    text_shares: dict[int, list[Tensor]] = field(default_factory=dict)  # of a joint attention: [heads] of each forward
 
 
 @dataclass
@@ -106,11 +107,14 @@ class Recording:
         order = torch.randperm(tokens, generator=self._generator)
         queries = order[: self.sampling.max_queries].to(call.hidden_states.device)
         layer.queries = len(queries)
-        projected = project(call.attention, call.hidden_states)
+        projected = call.project(call.hidden_states)
         layer.attention[timestep].add_projected(projected, queries, self.sampling.window_queries)
         middle = central_queries(call.grid, self.sampling.field_queries, self._generator)
         directions = torch.randn(self.sampling.field_directions, layer.channels, generator=self._generator)
-        layer.receptive[timestep].add(call.attention, call.hidden_states, middle.to(queries.device), directions)
+        layer.receptive[timestep].add(call, middle.to(queries.device), directions)
+        if call.joint is not None:
+            shares = text_shares(*call.joint.streams(call.hidden_states), queries)
+            layer.text_shares.setdefault(timestep, []).append(shares.mean((0, 2)).cpu())
         if self.spotlight:
             self.maps.setdefault(timestep, {})[call.layer] = self._spotlight(call.grid, projected)
 

@@ -23,7 +23,9 @@ class TimestepProfile:
     entropy: [heads], over that of uniform attention; anisotropy: [heads], of the local part, 0 to 1;
     local_share, bias_share: [heads], the mass of the fit's two parts; fits: of each head;
     field_radial: [D], root mean square gradient of the layer's output, over the sum of the map that it is taken from;
-    field_sizes: {share: K}, the smallest odd window that holds that share of the gradient map.
+    field_sizes: {share: K}, the smallest odd window that holds that share of the gradient map;
+    text_share: [heads], of a joint attention, the share that image tokens give to the text. All else is about what they
+        give to the image, as if there were no text.
     """
 
     timestep: int
@@ -38,6 +40,7 @@ class TimestepProfile:
     fits: list[Fit]
     field_radial: Tensor
     field_sizes: dict[str, int]
+    text_share: Tensor | None = None
 
 
 @dataclass
@@ -52,7 +55,8 @@ class LayerProfile:
     radial: [D], fit: of the mean over heads and timesteps;
     head_kernel_sizes: as kernel_size, for each head by itself;
     explained: share of the output's variance that kernel_size and the mean explain;
-    not_local: why a convolution and an average cannot stand in for the layer, or None.
+    not_local: why a convolution and an average cannot stand in for the layer, or None;
+    text_share: [heads], the mean of those of the timesteps, or None.
     """
 
     grid: tuple[int, int]
@@ -71,6 +75,7 @@ class LayerProfile:
     head_kernel_sizes: list[int]
     explained: float
     not_local: str | None
+    text_share: Tensor | None = None
 
 
 @dataclass

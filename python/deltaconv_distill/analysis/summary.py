@@ -76,7 +76,9 @@ def summarise_layer(sums: LayerSums, rule: Rule) -> LayerProfile:
         pairs=mean.radial.pairs,
         window_sizes=next(iter(by_timestep.values())).kernel_sizes,
         timesteps=[
-            _summarise_timestep(timestep, by_timestep[timestep], sums.receptive[timestep])
+            _summarise_timestep(
+                timestep, by_timestep[timestep], sums.receptive[timestep], sums.text_shares.get(timestep, [])
+            )
             for timestep in sorted(by_timestep, reverse=True)
         ],
         relative_map=crop_displacements(relative / pairs.clamp(min=1), grid, reach),
@@ -87,6 +89,7 @@ def summarise_layer(sums: LayerSums, rule: Rule) -> LayerProfile:
         head_kernel_sizes=[min(head.kernel_size(rule.share), rule.max_kernel_size) for head in heads],
         explained=explained,
         not_local=_why_not_local(kernel_size, wanted, explained, rule),
+        text_share=_mean_share([share for shares in sums.text_shares.values() for share in shares]),
     )
 
 
@@ -103,7 +106,13 @@ class _LocalPart:
         return max(covering_window(self.local, self.grid, share), SMALLEST_KERNEL_SIZE)
 
 
-def _summarise_timestep(timestep: int, sums: AttentionSums, field: FieldSums) -> TimestepProfile:
+def _mean_share(shares: list[Tensor]) -> Tensor | None:
+    return torch.stack(shares).mean(0) if shares else None
+
+
+def _summarise_timestep(
+    timestep: int, sums: AttentionSums, field: FieldSums, text_shares: list[Tensor]
+) -> TimestepProfile:
     grid, relative, pairs = sums.grid, sums.relative.cpu(), sums.pairs
     heads = [_LocalPart(head, pairs, grid) for head in relative]
     shares = torch.tensor([_mass(head.radial, head.fit, sums.queries) for head in heads])
@@ -123,6 +132,7 @@ def _summarise_timestep(timestep: int, sums: AttentionSums, field: FieldSums) ->
         fits=[head.fit for head in heads],
         field_radial=field_radial / strength.sum().clamp(min=torch.finfo(torch.float32).tiny),
         field_sizes={f"{share:g}": covering_window(strength, grid, share) for share in FIELD_SHARES},
+        text_share=_mean_share(text_shares),
     )
 
 

@@ -35,12 +35,17 @@ def adapter_layers(denoiser: ModelMixin) -> AdapterLayers:
 
 def report_skipped(denoiser: ModelMixin, layers: AdapterLayers) -> None:
     """Warn of those `layers` that adapt self-attentions which ΔConvBlocks stand in for, with a count."""
-    replaced = tuple(f"{name}." for name, module in denoiser.named_modules() if isinstance(module, StandIn))
-    skipped = [name for name, _ in layers if name.startswith(replaced) and f".{BLOCK}." not in name]
+    replaced = {name: module for name, module in denoiser.named_modules() if isinstance(module, StandIn)}
+    skipped, attentions = 0, set()
+    for name, _ in layers:
+        for attention, module in replaced.items():
+            own = name[len(attention) + 1 :]
+            if name.startswith(f"{attention}.") and not own.startswith(f"{BLOCK}.") and module.is_idle(own):
+                skipped += 1
+                attentions.add(attention)
     if skipped:
-        attentions = [prefix for prefix in replaced if any(name.startswith(prefix) for name in skipped)]
         logger.warning(
-            f"skipped {len(skipped)} of {len(layers)} adapter layers: they adapt {len(attentions)} self-attentions "
+            f"skipped {skipped} of {len(layers)} adapter layers: they adapt {len(attentions)} self-attentions "
             "that ΔConvBlocks stand in for, and act only in teacher() and after detach()"
         )
 

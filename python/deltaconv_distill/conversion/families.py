@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from diffusers import (
     ControlNetModel,
     DiTTransformer2DModel,
+    FluxTransformer2DModel,
     ModelMixin,
     PixArtTransformer2DModel,
+    SD3Transformer2DModel,
     Transformer2DModel,
     UNet2DConditionModel,
     UNet2DModel,
@@ -36,6 +38,8 @@ _BLOCKS = "of its transformer blocks"
 _BOTH = "of its transformer blocks; of its `AttnDownBlock2D` and the like"
 _SPATIAL = "of its spatial transformer blocks, each frame by itself"
 _TEXT = "cross-attention to the text"
+_JOINT = "from image to image in joint attention"
+_TO_TEXT = "from text to everything, from image to text"
 _TIME = "cross-attention to the text; attention along time"
 
 FAMILIES: dict[type[ModelMixin], Family] = {
@@ -45,6 +49,8 @@ FAMILIES: dict[type[ModelMixin], Family] = {
     DiTTransformer2DModel: Family("DiT, class-conditional", _BLOCKS, "nothing"),
     Transformer2DModel: Family("DiT in diffusers' older class", _BLOCKS, "cross-attention, where there is one"),
     UNet2DModel: Family("DDPM and other UNets without text", "of its `AttnDownBlock2D` and the like", "nothing"),
+    SD3Transformer2DModel: Family("Stable Diffusion 3, 3.5", f"{_JOINT}; `attn2` of dual blocks", _TO_TEXT),
+    FluxTransformer2DModel: Family("FLUX.1", f"{_JOINT}, in double and single blocks", _TO_TEXT),
     UNetMotionModel: Family("AnimateDiff", _SPATIAL, _TIME),
     UNet3DConditionModel: Family("ModelScope, Zeroscope", _SPATIAL, _TIME),
 }
@@ -112,7 +118,6 @@ REFUSED: dict[str, tuple[str, ...]] = {
         "ErnieImageTransformer2DModel",
         "Flux2Transformer2DModel",
         "Flux3Transformer2DModel",
-        "FluxTransformer2DModel",
         "GlmImageTransformer2DModel",
         "HiDreamImageTransformer2DModel",
         "HunyuanImageTransformer2DModel",
@@ -126,7 +131,6 @@ REFUSED: dict[str, tuple[str, ...]] = {
         "PRXTransformer2DModel",
         "QwenImage21Transformer2DModel",
         "QwenImageTransformer2DModel",
-        "SD3Transformer2DModel",
         "StableCascadeUNet",
         "UniDiffuserModel",
         "ZImageTransformer2DModel",

@@ -74,6 +74,47 @@ def layer_flops(
     )
 
 
+@dataclass(frozen=True)
+class TextStream:
+    """The text in a joint attention: its tokens, and how they are projected.
+
+    single: by the layers of the image tokens, without an output projection; last: what text tokens gather is not used.
+    """
+
+    tokens: int
+    single: bool
+    last: bool
+
+
+def joint_flops(plain: Flops, image_tokens: int, text: TextStream, dim: int, inner_dim: int, heads: int) -> Flops:
+    """As `layer_flops`, of a joint attention: `plain` is the count of its image tokens alone.
+
+    `block` is all that is left of the attention with the block in it: projections, text queries on everything, image
+    queries on the text, and the block.
+    """
+    projection = 2 * dim * inner_dim  # for a token
+    both = image_tokens + text.tokens
+    projections = 3 * both * projection
+    if not text.single:
+        projections += (image_tokens if text.last else both) * projection
+    core = 2 * (2 * both * both * inner_dim)
+    linear_core = 2 * (2 * both * inner_dim * (inner_dim // heads)) + 2 * both * inner_dim
+    non_linear = 2 * 2 * (2 * both * dim * dim)
+    left = projections + 2 * (2 * image_tokens * text.tokens * inner_dim)
+    if text.last:
+        left -= (2 * image_tokens + text.tokens) * projection  # the image's keys and values, the text's queries
+    else:
+        left += 2 * (2 * text.tokens * both * inner_dim)
+    return Flops(
+        attention=projections + core,
+        attention_core=core,
+        linfusion=projections + linear_core + non_linear,
+        linfusion_plain=projections + linear_core,
+        block=left + plain.block,
+        pyramid=plain.pyramid,
+    )
+
+
 DEFINITIONS = {
     "self-attention with its projections over the whole ΔConvBlock": ("attention", "block"),
     "attention core over the whole ΔConvBlock": ("attention_core", "block"),

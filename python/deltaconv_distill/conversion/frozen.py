@@ -1,4 +1,4 @@
-"""Replaced self-attentions are frozen while their blocks run: no gradient reaches them, and DDP waits for one."""
+"""What blocks stand in for is frozen while they run: no gradient reaches those weights, and DDP waits for one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from .routing import BLOCK, StandIn
 
 
 def freeze_replaced(denoiser: ModelMixin) -> set[str]:
-    """Freeze the weights of all replaced self-attentions; returns the names of those that were not frozen yet."""
+    """Freeze what replaced self-attentions do not use; returns the names of those weights that were not frozen yet."""
     frozen = set()
     for name, module in denoiser.named_modules():
         if isinstance(module, StandIn):
             for key, parameter in module.named_parameters(prefix=name):
-                if parameter.requires_grad and not key.startswith(f"{name}.{BLOCK}."):
+                own = key[len(name) + 1 :]
+                if parameter.requires_grad and not own.startswith(f"{BLOCK}.") and module.is_idle(own):
                     parameter.requires_grad_(False)
                     frozen.add(key)
     return frozen

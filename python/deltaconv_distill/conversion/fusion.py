@@ -253,6 +253,19 @@ class DeltaConvFusion(SavedFusion):
         """Context: the denoiser runs with its own self-attention."""
         return self._mode(TEACHER)
 
+    @contextmanager
+    def at_size(self, height: int, width: int) -> Iterator[None]:
+        """Context: the denoiser runs on latents of height x width.
+
+        Only needed for FLUX inside a whole model's torch.compile(fullgraph=True), where the positions of its tokens
+        cannot be read."""
+        now = self._attached().control.now
+        previous, now.size = now.size, (height, width)
+        try:
+            yield
+        finally:
+            now.size = previous
+
     def ablate(self, what: str) -> AbstractContextManager[None]:
         """Context: the replacements return zeros ("removed") or their pool branch only ("pool").
 

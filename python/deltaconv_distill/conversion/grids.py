@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 Grid = tuple[int, int]
@@ -23,8 +24,9 @@ class InputGrid:
     patch_size: int = 1
     carrier: str | None = "cross_attention_kwargs"
 
-    def grid(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Grid:
-        """
+    def grid(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], size: Grid | None = None) -> Grid:
+        """Tokens down and across in a call of the module; `size`, the latents' as the user has said it, is not needed.
+
         Raises:
             ValueError: height or width is no multiple of the patch size.
         """
@@ -35,3 +37,47 @@ class InputGrid:
                 f"patch size, got {height} x {width}"
             )
         return height // self.patch_size, width // self.patch_size
+
+
+@dataclass(frozen=True)
+class IdsGrid(InputGrid):
+    """The grid is that of the positions `img_ids`, [N, 3] or [B, N, 3], of tokens that hold patch_size² latent pixels.
+
+    Reading them waits for the device once a forward, and torch.compile cannot follow it inside one graph: there
+    `DeltaConvFusion.at_size` says the size.
+    """
+
+    def grid(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], size: Grid | None = None) -> Grid:
+        """
+        Raises:
+            ValueError: the positions are not those of one image, row by row, or not of `size`.
+        """
+        ids = kwargs["img_ids"] if "img_ids" in kwargs else args[IMG_IDS]
+        tokens = ids.shape[-2]
+        if size is not None:
+            height, width = (-(-side // self.patch_size) for side in size)
+            if height * width != tokens:
+                raise ValueError(
+                    f"img_ids: expected {height} x {width} tokens of the size that at_size gave, got {tokens}"
+                )
+            return height, width
+        positions = ids.reshape(-1, *ids.shape[-2:])[0].cpu()
+        columns = int((positions[:, 1] == positions[0, 1]).sum())
+        rows = tokens // columns
+        expected = torch.stack(
+            [
+                torch.zeros(rows, columns),
+                torch.arange(rows).to(positions.dtype)[:, None].expand(rows, columns),
+                torch.arange(columns).to(positions.dtype).expand(rows, columns),
+            ],
+            dim=-1,
+        ).flatten(0, 1)
+        if len(expected) != tokens or not torch.equal((positions - positions[0]).float(), expected.float()):
+            raise ValueError(
+                f"img_ids: expected the positions of one image, row by row, got {tokens} tokens of which {columns} are "
+                "in the first row"
+            )
+        return rows, columns
+
+
+IMG_IDS = 4  # place among FluxTransformer2DModel's positional arguments

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from .grids import Arguments, InputGrid
+from .grids import Arguments, Grid, InputGrid
 from .routing import ROUTE, STUDENT, Route, StandIn
 
 
@@ -33,6 +33,7 @@ class State:
     """What an attached denoiser does in one thread."""
 
     mode: str = STUDENT
+    size: Grid | None = None  # of the latents, where the user has said it
     features: list[dict[str, Tensor]] = field(default_factory=list)  # that are being filled
     calls: list[AttentionCalls] = field(default_factory=list)
     recording: bool = False
@@ -95,7 +96,7 @@ class RouteHook:
         self.position = None if source.carrier is None else parameters.index(source.carrier) - 1
 
     def __call__(self, owner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-        route = Route(*self.source.grid(owner, args, kwargs), self.control.now.mode)
+        route = Route(*self.source.grid(owner, args, kwargs, self.control.now.size), self.control.now.mode)
         if route.mode == STUDENT and min(route.height, route.width) < self.smallest_grid:
             raise ValueError(
                 f"hidden_states: {route.height} x {route.width} tokens are too few for ΔConvBlocks that reduce them by "
@@ -130,6 +131,13 @@ class OutputTap(FeatureTap):
         super().__call__(module, (output.flatten(2).mT,))
 
 
+class ImageStreamTap(FeatureTap):
+    """Forward hook of a block that returns text and image: the image is the feature."""
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # type: ignore[override]
+        super().__call__(module, (output[1],))
+
+
 class CallTap:
     """Forward hook of a converted self-attention, whatever runs in it."""
 
@@ -137,14 +145,13 @@ class CallTap:
         self.control = control
         self.layer = layer
 
-    def __call__(self, attention: StandIn, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+    def __call__(self, attention: StandIn, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self.control.now.recording and self.control.now.calls:
-            given = args[0] if args else kwargs["hidden_states"]
-            tokens = attention.inner_input(attention, given)
-            output = attention.inner_output(attention, given, output)
-            grid = (kwargs[ROUTE].height, kwargs[ROUTE].width)
+            route = kwargs[ROUTE]
+            grid = (route.height, route.width)
+            tokens, gathered = attention.recorded(args, kwargs, output, route)
             for calls in self.control.now.calls:
-                calls[self.layer] = AttentionCall(tokens.unflatten(1, grid), output.unflatten(1, grid))
+                calls[self.layer] = AttentionCall(tokens.unflatten(1, grid), gathered.unflatten(1, grid))
 
 
 def drop_route(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:

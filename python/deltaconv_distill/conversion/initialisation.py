@@ -89,7 +89,8 @@ def initialise_blocks(
         raise ValueError(f"profile: it was made for another model, or of a part of this one; missing {missing}")
     for name, block in blocks.items():
         if not sites[name].attention.to_v.weight.is_meta:
-            initialise(block, sites[name].linear_maps(), name, measured.layers[name] if measured else None)
+            layer = measured.layers[name] if measured else None
+            initialise(block, sites[name].start(block, layer), name, layer)
 
 
 @torch.no_grad()

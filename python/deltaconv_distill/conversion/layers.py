@@ -11,6 +11,7 @@ from deltaconv_kernels import DeltaConvBlock
 
 from .kernel_sizes import check_names
 from .kinds.site import Site
+from .text_share import TEXT_SHARE, TextShare
 
 Layers = dict[str, dict[str, Any]]
 
@@ -26,16 +27,19 @@ def plan_layers(sites: Mapping[str, Site], sizes: Mapping[str, int], **shared: A
     layers: Layers = {}
     for name, kernel_size in sizes.items():
         layer = {"dim": sites[name].dim, "kernel_size": kernel_size, **shared}
-        layers[name] = {**layer, "gate_scale": DeltaConvBlock(**layer, device="meta").gate_scale}
+        gate_scale = DeltaConvBlock(**layer, device="meta").gate_scale
+        layers[name] = {**layer, "gate_scale": gate_scale, **sites[name].block_options}
     return layers
 
 
 def build_block(layer: Mapping[str, Any]) -> DeltaConvBlock:
     """A new block from its entry in the config."""
     options = dict(layer)
-    gate_scale = options.pop("gate_scale")
+    gate_scale, heads = options.pop("gate_scale"), options.pop("heads", None)
     block = DeltaConvBlock(**options)
     block.gate_scale = gate_scale
+    if heads is not None:  # of a joint attention
+        block.add_module(TEXT_SHARE, TextShare(heads))
     return block
 
 

@@ -8,8 +8,10 @@ import torch
 from diffusers import (
     ControlNetModel,
     DiTTransformer2DModel,
+    FluxTransformer2DModel,
     ModelMixin,
     PixArtTransformer2DModel,
+    SD3Transformer2DModel,
     Transformer2DModel,
     UNet2DModel,
     UNet3DConditionModel,
@@ -18,13 +20,23 @@ from diffusers import (
 from torch import Tensor
 
 TEXT_TOKENS = 77
+# Of joint attention, as the pipelines have them: CLIP's 77 and T5's 256; T5's 512.
+JOINT_TEXT_TOKENS = {"SD3Transformer2DModel": 333, "FluxTransformer2DModel": 512}
 OF_FRAMES = (UNetMotionModel, UNet3DConditionModel)  # their samples are [B, C, frames, H, W]
 
 
+def text_tokens_of(denoiser: ModelMixin) -> int:
+    """Text tokens of a prompt in the pipelines of such a denoiser."""
+    return JOINT_TEXT_TOKENS.get(type(denoiser).__name__, TEXT_TOKENS)
+
+
 def random_inputs(
-    denoiser: ModelMixin, height: int, width: int, batch: int = 1, text_tokens: int = TEXT_TOKENS, frames: int = 1
+    denoiser: ModelMixin, height: int, width: int, batch: int = 1, text_tokens: int | None = None, frames: int = 1
 ) -> dict[str, Any]:
-    """Keyword arguments for one forward of a denoiser on `batch` latents of height x width, or videos of `frames`."""
+    """Keyword arguments for one forward of a denoiser on `batch` latents of height x width, or videos of `frames`.
+
+    Unless given, `text_tokens` are as many as `text_tokens_of` says."""
+    text_tokens = text_tokens or text_tokens_of(denoiser)
     options: dict[str, Any] = {"device": denoiser.device, "dtype": denoiser.dtype}
     config = denoiser.config
 
@@ -33,6 +45,20 @@ def random_inputs(
 
     inputs: dict[str, Any] = {"timestep": torch.full((batch,), 500, device=denoiser.device)}
     latents = noise(batch, config.in_channels, height, width)
+    if isinstance(denoiser, (SD3Transformer2DModel, FluxTransformer2DModel)):
+        inputs["encoder_hidden_states"] = noise(batch, text_tokens, config.joint_attention_dim)
+        inputs["pooled_projections"] = noise(batch, config.pooled_projection_dim)
+    if isinstance(denoiser, SD3Transformer2DModel):
+        return inputs | {"hidden_states": latents}
+    if isinstance(denoiser, FluxTransformer2DModel):
+        rows, columns = -(-height // 2), -(-width // 2)
+        positions = torch.cartesian_prod(torch.zeros(1), torch.arange(rows).float(), torch.arange(columns).float())
+        inputs["img_ids"] = positions.to(denoiser.device)
+        inputs["txt_ids"] = torch.zeros(text_tokens, 3, device=denoiser.device)
+        inputs["timestep"] = torch.full((batch,), 0.5, **options)
+        if config.guidance_embeds:
+            inputs["guidance"] = torch.full((batch,), 3.5, **options)
+        return inputs | {"hidden_states": noise(batch, rows * columns, config.in_channels)}
     if isinstance(denoiser, (DiTTransformer2DModel, Transformer2DModel)):
         labels = torch.zeros(batch, dtype=torch.long, device=denoiser.device)
         return inputs | {"hidden_states": latents, "class_labels": labels}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from diffusers import ModelMixin
 from diffusers.models import attention_processor as processors
 from diffusers.models.attention_processor import Attention
+from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from torch import nn
 
 from .routing import TEACHER, StandIn
@@ -26,6 +27,9 @@ PLAIN = (
     processors.AttnProcessor,
     processors.AttnProcessor2_0,
     processors.AttnProcessorNPU,
+    processors.FusedJointAttnProcessor2_0,
+    processors.JointAttnProcessor2_0,
+    FluxAttnProcessor,
     processors.FusedAttnProcessor2_0,
     processors.SlicedAttnProcessor,
     processors.XFormersAttnProcessor,
@@ -36,6 +40,8 @@ PLAIN = (
 GUIDANCE = {
     "PAGIdentitySelfAttnProcessor2_0": "perturbed-attention guidance; call the pipeline with pag_scale=0",
     "PAGCFGIdentitySelfAttnProcessor2_0": "perturbed-attention guidance; call the pipeline with pag_scale=0",
+    "PAGJointAttnProcessor2_0": "perturbed-attention guidance; call the pipeline with pag_scale=0",
+    "PAGCFGJointAttnProcessor2_0": "perturbed-attention guidance; call the pipeline with pag_scale=0",
     "CrossAttnStoreProcessor": "self-attention guidance; use StableDiffusionPipeline.from_pipe(pipe)",
 }
 
@@ -57,8 +63,9 @@ class GuidanceCheck:
     def refuse(self, name: str) -> None:
         """The pipeline would have put the plain processors back at its end: without them its next call fails too."""
         for attention in self.attentions:
-            if type(attention.processor).__name__ in GUIDANCE:
-                attention.processor = processors.AttnProcessor2_0()
+            if (kind := type(attention.processor).__name__) in GUIDANCE:
+                plain = processors.JointAttnProcessor2_0 if "Joint" in kind else processors.AttnProcessor2_0
+                attention.processor = plain()
         raise RuntimeError(
             f"{name}: ΔConvBlocks have no attention map for {GUIDANCE[name]}, apply it to layers that were left out "
             "with exclude=, or run the pipeline inside fusion.teacher()"

@@ -10,7 +10,9 @@ from diffusers import ModelMixin
 
 from deltaconv_kernels import DeltaConvBlock
 
-from .flops import Flops, layer_flops
+from .flops import Flops, TextStream, joint_flops, layer_flops
+from .model_inputs import text_tokens_of
+from .routing import BLOCK, StandIn
 from .sites import Site, find_sites
 
 DEFAULT_SAMPLE_SIZE = 64  # latent pixels, for models whose config names none (ControlNets)
@@ -18,7 +20,9 @@ DEFAULT_SAMPLE_SIZE = 64  # latent pixels, for models whose config names none (C
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One replaced self-attention; `stride` is the number of sample (latent) pixels along each side of a token."""
+    """One replaced self-attention; `stride` is the number of sample (latent) pixels along each side of a token.
+
+    `attention_parameters` are those that the block makes superfluous: all but of a joint attention."""
 
     name: str
     dim: int
@@ -31,6 +35,7 @@ class LayerReport:
     stride: int
     attention_parameters: int
     block_parameters: int
+    text: TextStream | None = None  # of a joint attention
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Tokens (down, across) for a sample of height x width latent pixels."""
@@ -39,7 +44,9 @@ class LayerReport:
     def flops(self, height: int, width: int) -> Flops:
         """For one sample of height x width latent pixels."""
         grid = self.grid(height, width)
-        return layer_flops(*grid, self.dim, self.inner_dim, self.heads, self.inter, self.kernel_size, self.factors)
+        options = (self.dim, self.inner_dim, self.heads)
+        plain = layer_flops(*grid, *options, self.inter, self.kernel_size, self.factors)
+        return plain if self.text is None else joint_flops(plain, grid[0] * grid[1], self.text, *options)
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,7 @@ def report_fusion(
 ) -> FusionReport:
     """Describe what the blocks of a fusion with `config` replace in the denoiser that they are attached to."""
     sites = find_sites(denoiser)
-    layers = tuple(_report_layer(sites.found[name], block) for name, block in blocks.items())
+    layers = tuple(_report_layer(sites.found[name], block, text_tokens_of(denoiser)) for name, block in blocks.items())
     added = sum(layer.block_parameters for layer in layers)
     before = sum(parameter.numel() for parameter in denoiser.parameters()) - added
     return FusionReport(
@@ -126,7 +133,7 @@ def report_fusion(
     )
 
 
-def _report_layer(site: Site, block: DeltaConvBlock) -> LayerReport:
+def _report_layer(site: Site, block: DeltaConvBlock, text_tokens: int) -> LayerReport:
     """Describe a self-attention and the block in its place."""
     blocks = sum(parameter.numel() for parameter in block.parameters())
     return LayerReport(
@@ -139,8 +146,18 @@ def _report_layer(site: Site, block: DeltaConvBlock) -> LayerReport:
         factors=block.factors,
         gate=block.gate,
         stride=site.stride,
-        attention_parameters=sum(parameter.numel() for parameter in site.attention.parameters()) - blocks,
+        attention_parameters=_idle_parameters(site.attention),
+        text=site.text_stream(text_tokens),
         block_parameters=blocks,
+    )
+
+
+def _idle_parameters(attention: StandIn) -> int:
+    """How many of a replaced attention's own parameters its student does without."""
+    return sum(
+        parameter.numel()
+        for name, parameter in attention.named_parameters()
+        if not name.startswith(f"{BLOCK}.") and attention.is_idle(name)
     )
 
 

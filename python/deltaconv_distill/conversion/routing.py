@@ -63,6 +63,15 @@ class StandIn(nn.Module):
         delta = self.deltaconv(tokens.reshape(batch, height, width, channels))
         return delta.reshape(batch, count, channels)
 
+    def recorded(self, args: tuple[Any, ...], kwargs: Any, output: Any, route: Route) -> tuple[Tensor, Tensor]:
+        """What the block takes in this call, and what it would have to give for this output, [B, L, C] each."""
+        given = args[0] if args else kwargs["hidden_states"]
+        return self.inner_input(self, given), self.inner_output(self, given, output)
+
+    def is_idle(self, parameter: str) -> bool:
+        """Whether the student does without this parameter of the attention, named within it."""
+        return True
+
     @staticmethod
     def inner_input(attention: Any, hidden_states: Tensor) -> Tensor:
         """What an attention of this kind projects, [B, L, C], from its argument."""

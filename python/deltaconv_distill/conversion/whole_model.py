@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +40,8 @@ def step_flops(denoiser: ModelMixin, height: int, width: int) -> StepFlops:
     if fusion is None:
         raise RuntimeError(f"denoiser: expected a converted {type(denoiser).__name__}")
     twin = _on_meta(denoiser, fusion)
-    with FlopCounterMode(display=False) as counter:
+    own = DeltaConvFusion.attached_to(twin)
+    with FlopCounterMode(display=False) as counter, nullcontext() if own is None else own.at_size(height, width):
         twin(**random_inputs(twin, height, width))
     student = counter.get_total_flops()
     layers = fusion.report.flops(height, width)

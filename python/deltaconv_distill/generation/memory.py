@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import psutil
@@ -67,9 +68,15 @@ def denoiser_memory(denoiser: ModelMixin, height: int, width: int, batch: int = 
     with FakeTensorMode():
         device = "cpu" if denoiser.device.type == "meta" else denoiser.device.type
         weights = {name: _fake(tensor, device) for name, tensor in (*twin.named_parameters(), *twin.named_buffers())}
-        with PeakBytes(weights.values()) as memory:
+        with PeakBytes(weights.values()) as memory, _at_size(twin, height, width):
             functional_call(twin, weights, kwargs=tree_map(lambda leaf: _fake(leaf, device), inputs))
     return memory.peak
+
+
+def _at_size(denoiser: ModelMixin, height: int, width: int) -> AbstractContextManager[None]:
+    """For grids that are read from values, which tensors without data do not have."""
+    fusion = DeltaConvFusion.attached_to(denoiser)
+    return nullcontext() if fusion is None else fusion.at_size(height, width)
 
 
 def _without_weights(denoiser: ModelMixin) -> ModelMixin:

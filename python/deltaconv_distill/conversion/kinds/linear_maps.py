@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class LinearMaps(NamedTuple):
-    """W_v [inner, dim], W_o [dim, inner], and what the values' and the outputs' biases come to, [dim].
+    """W_v [inner, dim], W_o [dim, inner], and what the values' and the outputs' biases come to, [dim]; b_v [inner].
 
     All are float32 on the CPU, adapters included. Each of the `heads` has an equal part of inner.
     """
@@ -20,6 +20,7 @@ class LinearMaps(NamedTuple):
     outputs: Tensor
     bias: Tensor
     heads: int
+    value_bias: Tensor
 
 
 def linear_maps(attention: Attention, name: str, handled: Collection[str] = ()) -> LinearMaps:
@@ -45,7 +46,9 @@ def linear_maps(attention: Attention, name: str, handled: Collection[str] = ()) 
     values, value_bias = weights_of(attention.to_v, attention.query_dim)
     outputs, output_bias = weights_of(attention.to_out[0], attention.inner_dim)
     scale = 1.0 if "residual_connection" in handled else 1 / attention.rescale_output_factor
-    return LinearMaps(values, outputs * scale, (outputs @ value_bias + output_bias) * scale, attention.heads)
+    return LinearMaps(
+        values, outputs * scale, (outputs @ value_bias + output_bias) * scale, attention.heads, value_bias
+    )
 
 
 def weights_of(linear: nn.Module, width: int) -> tuple[Tensor, Tensor]:

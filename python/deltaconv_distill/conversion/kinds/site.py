@@ -9,6 +9,9 @@ from typing import Any, ClassVar
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from deltaconv_kernels import DeltaConvBlock
+
+from ..flops import TextStream
 from ..grids import InputGrid
 from ..hooks import Control, FeatureTap
 from ..routing import DeltaConvAttention, StandIn
@@ -61,8 +64,25 @@ class Site(ABC):
         """Let features be recorded from now on."""
         return self.feature_module.register_forward_pre_hook(FeatureTap(control, self.name))
 
+    @property
+    def block_options(self) -> dict[str, Any]:
+        """Options of its block, in the fusion's config, that not all kinds have."""
+        return {}
+
+    def text_stream(self, tokens: int) -> TextStream | None:
+        """Of a joint attention, what its FLOPs depend on if there are so many text tokens."""
+        return None
+
+    def start(self, block: DeltaConvBlock, measured: object | None) -> LinearMaps:
+        """The maps that its block starts from; whatever else the block has gets its start here.
+
+        Raises:
+            ValueError: as `linear_maps`; what was measured does not fit.
+        """
+        return self.linear_maps()
+
     def linear_maps(self) -> LinearMaps:
-        """What its block starts from.
+        """What the attention does to the values of its own input.
 
         Raises:
             ValueError: its output is not linear in the values of its own input.

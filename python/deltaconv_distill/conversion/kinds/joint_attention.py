@@ -1,0 +1,143 @@
+"""What joint attentions have in common: text and image in one attention, of which the image-to-image part is replaced.
+
+With n text tokens and N image tokens a joint attention has four parts. Text queries attend to everything, n (n + N)
+scores; image queries attend to the text, N n scores; both are linear in N and stay, with the attention's own frozen
+projections. Image queries attend to the image, N² scores: there the block stands in.
+
+An image query i gives the text the share s_i of its attention, so the attention's output is
+
+    W_o (s_i A_text(i) + (1 - s_i) A_image(i)) + b
+
+with A_text the attention over the text alone and A_image that over the image alone. Its stand-in gives
+
+    W_o (share A_text(i)) + b + block(x)_i
+
+with `share` a learned number for each head. The block starts from (1 - share) W_o A_image: exact where image attention
+is uniform and each head's share is the same for all queries.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..flops import TextStream
+from ..routing import TEACHER, Route, StandIn, require_route
+from ..text_share import PRIOR, TEXT_SHARE, TextShare
+from .linear_maps import LinearMaps
+from .site import Site
+
+
+class Stream(NamedTuple):
+    """Queries, keys and values of the text or of the image tokens, [B, tokens, heads, head width] each."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
+class JointStandIn(StandIn):
+    """A joint attention in which a block stands in for the part from image to image."""
+
+    @abstractmethod
+    def streams(self, call: Mapping[str, Any], tokens: int) -> tuple[Stream, Stream]:
+        """Text and image, normalised and turned as the attention does it; `call` has its arguments by name, and
+        `tokens` is the number of image tokens."""
+
+    @abstractmethod
+    def image_tokens(self, call: Mapping[str, Any], tokens: int) -> Tensor:
+        """[B, tokens, C], what the image's values are projected from."""
+
+    @abstractmethod
+    def project_out(self, image: Tensor) -> Tensor:
+        """[B, tokens, C] of what image tokens gathered, [B, tokens, heads * head width]."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Softmax attention, each [B, tokens, heads, head width]."""
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+
+    def of_text(self, text: Stream, image: Stream) -> Tensor:
+        """What text tokens gather from everything, [B, n, heads * head width]: as in the attention itself."""
+        key, value = torch.cat([text.key, image.key], dim=1), torch.cat([text.value, image.value], dim=1)
+        return self.attend(text.query, key, value).flatten(2)
+
+    def of_image(self, text: Stream, image: Stream) -> Tensor:
+        """What image tokens gather from the text, weighted by each head's share, [B, N, heads * head width]."""
+        share = cast(TextShare, self.deltaconv.get_submodule(TEXT_SHARE))
+        return share(self.attend(image.query, text.key, text.value)).flatten(2)
+
+    def recorded(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any, route: Route
+    ) -> tuple[Tensor, Tensor]:
+        """The block's input, and what the block would have to give for this output of the attention."""
+        call, tokens = self.arguments(args, kwargs), route.height * route.width
+        whole = self.image_output(output, tokens)
+        return self.image_tokens(call, tokens), whole - self.project_out(self.of_image(*self.streams(call, tokens)))
+
+    @staticmethod
+    def with_image(call: Mapping[str, Any], image: Tensor) -> dict[str, Any]:
+        """The arguments with other image tokens, [B, N, C]."""
+        return {**call, "hidden_states": image}
+
+    @staticmethod
+    @abstractmethod
+    def image_output(output: Any, tokens: int) -> Tensor:
+        """The image tokens in what the attention returns."""
+
+    @staticmethod
+    def arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """By name; the attention's callers name all but the first."""
+        return {"hidden_states": args[0], **kwargs} if args else dict(kwargs)
+
+    def is_idle(self, parameter: str) -> bool:
+        return False
+
+    def student_route(self, call: Mapping[str, Any]) -> Route | None:
+        """The route where the block stands in, None for the teacher.
+
+        Raises:
+            RuntimeError: the call has no route.
+            ValueError: it has a mask.
+        """
+        route = require_route(call.get("deltaconv_route"))
+        if route.mode == TEACHER:
+            return None
+        if call.get("attention_mask") is not None:
+            raise ValueError("attention_mask: a ΔConvBlock has no keys to mask, expected None")
+        return route
+
+
+@dataclass(frozen=True, eq=False)
+class JointSite(Site):
+    """A joint attention. `single`: text and image are one sequence, projected by the same layers, without an output
+    projection; `last`: its text output is not used."""
+
+    single: bool
+    last: bool
+
+    @property
+    def block_options(self) -> dict[str, Any]:
+        return {"heads": self.heads}
+
+    def text_stream(self, tokens: int) -> TextStream:
+        return TextStream(tokens, self.single, self.last)
+
+    def start(self, block: Any, measured: object | None) -> LinearMaps:
+        share = getattr(measured, "text_share", None)
+        share = torch.full((self.heads,), PRIOR) if share is None else share.to("cpu", torch.float32)
+        if share.shape != (self.heads,):
+            raise ValueError(
+                f"profile: expected the text's share of {self.heads} heads for {self.name}, got {len(share)}"
+            )
+        with torch.no_grad():
+            block.get_submodule(TEXT_SHARE).weight.copy_(share)
+        maps = self.linear_maps()
+        outputs = (maps.outputs.unflatten(1, (self.heads, -1)) * (1 - share)[:, None]).flatten(1)
+        return maps._replace(outputs=outputs, bias=outputs @ maps.value_bias)

@@ -1,0 +1,117 @@
+"""Kinds of Stable Diffusion 3 and 3.5: joint attention, and beside it in 3.5-medium a plain one of the image alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from diffusers import ModelMixin, SD3Transformer2DModel
+from diffusers.models.attention import JointTransformerBlock
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+
+from ..grids import InputGrid
+from ..routing import DeltaConvAttention, StandIn
+from .joint_attention import JointSite, JointStandIn, Stream
+from .linear_maps import LinearMaps, linear_maps
+from .site import Owner, Site, Sites
+
+
+class DeltaConvSD3Attention(JointStandIn, Attention):
+    """The joint attention of a JointTransformerBlock. Image first, then text, as its processor has them."""
+
+    stands_for = Attention
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns the image's and the text's output, [B, N, C] and [B, n, C]; None for a text that is not used."""
+        if not isinstance(self, StandIn):  # taken out again, while somebody's wrapper has kept this method
+            return Attention.forward(self, *args, **kwargs)
+        call = self.arguments(args, kwargs)
+        route = self.student_route(call)
+        if route is None:
+            call.pop("deltaconv_route")
+            return super().forward(**call)
+        tokens = call["hidden_states"]
+        text, image = self.streams(call, tokens.shape[1])
+        output = self.project_out(self.of_image(text, image)) + self.delta(tokens, route)
+        project_text: Any = self.to_add_out
+        return output, None if self.context_pre_only else project_text(self.of_text(text, image))
+
+    def streams(self, call: Mapping[str, Any], tokens: int) -> tuple[Stream, Stream]:
+        own: Any = self
+
+        def heads(projected: Tensor, norm: nn.Module | None = None) -> Tensor:
+            split = projected.unflatten(-1, (own.heads, -1))
+            return split if norm is None else norm(split)
+
+        image, text = call["hidden_states"], call["encoder_hidden_states"]
+        value = heads(own.add_v_proj(text))
+        key = heads(own.add_k_proj(text), own.norm_added_k)
+        query = heads(own.to_q(image), own.norm_q)
+        if own.context_pre_only:  # nothing asks for what text tokens gather
+            return Stream(key, key, value), Stream(query, query, query)
+        return (
+            Stream(heads(own.add_q_proj(text), own.norm_added_q), key, value),
+            Stream(query, heads(own.to_k(image), own.norm_k), heads(own.to_v(image))),
+        )
+
+    def image_tokens(self, call: Mapping[str, Any], tokens: int) -> Tensor:
+        return call["hidden_states"]
+
+    def project_out(self, image: Tensor) -> Tensor:
+        own: Any = self
+        return own.to_out[1](own.to_out[0](image))
+
+    @staticmethod
+    def image_output(output: Any, tokens: int) -> Tensor:
+        return output[0]
+
+    def is_idle(self, parameter: str) -> bool:
+        unused = ("add_q_proj", "norm_added_q", "to_k", "norm_k", "to_v")
+        return bool(self.context_pre_only) and parameter.partition(".")[0] in unused
+
+
+@dataclass(frozen=True, eq=False)
+class SD3JointSite(JointSite):
+    """`block.attn`; the hidden state after its residual add, and after that of `attn2` where there is one."""
+
+    block: JointTransformerBlock
+
+    stand_in = DeltaConvSD3Attention
+
+    @property
+    def feature_module(self) -> nn.Module:
+        return self.block.norm2
+
+    def linear_maps(self) -> LinearMaps:
+        return linear_maps(self.attention, self.name)
+
+
+@dataclass(frozen=True, eq=False)
+class SD3ImageSite(Site):
+    """`block.attn2`, self-attention of the image tokens."""
+
+    block: JointTransformerBlock
+
+    @property
+    def feature_module(self) -> nn.Module:
+        return self.block.norm2
+
+
+def find(denoiser: ModelMixin, name: str, module: nn.Module, sites: Sites) -> None:
+    """Add the attentions of an SD3Transformer2DModel."""
+    if not isinstance(module, SD3Transformer2DModel):
+        return
+    blocks = [block for block in module.transformer_blocks if isinstance(block, JointTransformerBlock)]
+    inside = [attention for block in blocks for attention in (block.attn, block.attn2) if attention is not None]
+    patch = module.config.patch_size
+    owner = Owner(module, InputGrid(patch, "joint_attention_kwargs"), tuple(inside))
+    sites.owners.append(owner)
+    for index, block in enumerate(blocks):
+        layer = f"transformer_blocks.{index}.attn"
+        if type(block.attn) in (Attention, DeltaConvSD3Attention):
+            last = bool(block.context_pre_only)
+            sites.found[layer] = SD3JointSite(layer, block.attn, owner, patch, single=False, last=last, block=block)
+        if type(block.attn2) in (Attention, DeltaConvAttention):
+            sites.found[f"{layer}2"] = SD3ImageSite(f"{layer}2", block.attn2, owner, patch, block)
