@@ -138,7 +138,8 @@ class _AttentionHook:
             raise ValueError(f"{self.site.name}: expected a self-attention without attention_mask, got one")
         kind = self.site.stand_in
         if issubclass(kind, JointStandIn):
-            return self._joint(kind, attention, kind.arguments(args, kwargs), output)
+            self._joint(kind, attention, kind.arguments(args, kwargs), output)
+            return None
         given = args[0] if args else kwargs["hidden_states"]
         hidden_states = kind.inner_input(attention, given)
         tokens, (height, width) = hidden_states.shape[1], self.tap.grid
@@ -157,6 +158,4 @@ class _AttentionHook:
             joint = JointCall(kind, attention, call)
             seen = Call(self.site.name, attention, self.tap.grid, image, kind.image_output(output, tokens), joint)
             if self.watch(seen) is not None:
-                raise ValueError(
-                    f"{self.site.name}: nothing can be put in the place of a joint attention's windows yet"
-                )
+                raise ValueError(f"{self.site.name}: windows cannot stand in for a joint attention")

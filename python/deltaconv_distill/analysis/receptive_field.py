@@ -31,8 +31,8 @@ def gradient_field(call: Call, queries: Tensor, directions: Tensor) -> Tensor:
     token). For normally distributed directions that estimates the Frobenius norm of the Jacobian's [C, C] block.
 
     Args:
-        call: of the layer; its output is taken before the residual add, and of a joint attention for queries that attend
-            to the image alone.
+        call: of the layer; its output is taken before the residual add, and that of a joint attention for queries that
+            attend to the image alone.
         queries: M indices of tokens.
         directions: [R, C].
     """

@@ -10,6 +10,7 @@ from deltaconv_distill.analysis import Rule
 from deltaconv_distill.analysis.attention import probabilities, project
 from deltaconv_distill.analysis.fitting import SHAPES, fit_profile
 from deltaconv_distill.analysis.geometry import add_at_displacements, count_pairs, crop_displacements, window_sizes
+from deltaconv_distill.analysis.hooks import Call
 from deltaconv_distill.analysis.receptive_field import FieldSums, central_queries, gradient_field
 from deltaconv_distill.analysis.records import LayerProfile, TimestepProfile
 from deltaconv_distill.analysis.summary import summarise_layer
@@ -220,13 +221,14 @@ def test_receptive_field_is_the_attention_where_values_are_alike() -> None:
     inputs = positions(grid)
     attention.to_v.weight[:, :3] = 0
     queries, directions = torch.tensor([50, 51]), torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
-    field = gradient_field(attention, inputs, queries, directions)
+    call = Call("layer", attention, grid, inputs, attention(inputs))
+    field = gradient_field(call, queries, directions)
     matrix = attention.to_out[0].weight @ attention.to_v.weight
     norm = (directions @ matrix).square().sum(-1).mean().sqrt()
     expected = norm * attention_map(gaussian(1.7), grid, queries)[0]
     torch.testing.assert_close(field, expected, rtol=1e-3, atol=1e-6)
     sums = FieldSums(grid)
-    sums.add(attention, inputs, queries, directions)
+    sums.add(call, queries, directions)
     assert sums.strength.argmax() == sums.strength.numel() // 2
 
 

@@ -141,9 +141,9 @@ def test_counts_agree_with_torch(name: str) -> None:
     fusion = DeltaConvFusion.convert(denoiser, kernel_size=3)
     height, width = TINY[name].sizes[1]
     inputs = random_inputs(denoiser, height, width)
-    with FlopCounterMode(display=False) as student:
+    with FlopCounterMode(display=False) as student, fusion.at_size(height, width):
         denoiser(**inputs)
-    with FlopCounterMode(display=False) as teacher, fusion.teacher():
+    with FlopCounterMode(display=False) as teacher, fusion.at_size(height, width), fusion.teacher():
         denoiser(**inputs)
     flops = fusion.report.flops(height, width)
     assert teacher.get_total_flops() - student.get_total_flops() == flops.attention - flops.block
