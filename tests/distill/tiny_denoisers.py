@@ -110,13 +110,13 @@ def tiny_video_unet() -> UNet3DConditionModel:
 
 
 def tiny_sd3() -> SD3Transformer2DModel:
-    """As 3.5-medium: normalised queries and keys, the first block with a second attention; the last one's text ends."""
+    """As 3.5-medium: normalised queries and keys, a first block with two attentions, a last one whose text ends."""
     return SD3Transformer2DModel(
         sample_size=8,
         patch_size=2,
         in_channels=4,
         out_channels=4,
-        num_layers=3,
+        num_layers=2,
         attention_head_dim=8,
         num_attention_heads=2,
         joint_attention_dim=32,
@@ -129,12 +129,12 @@ def tiny_sd3() -> SD3Transformer2DModel:
 
 
 def tiny_flux() -> FluxTransformer2DModel:
-    """Two double and two single blocks; guidance as an input."""
+    """A double and a single block; guidance as an input."""
     return FluxTransformer2DModel(
         patch_size=1,
         in_channels=16,
-        num_layers=2,
-        num_single_layers=2,
+        num_layers=1,
+        num_single_layers=1,
         attention_head_dim=8,
         num_attention_heads=2,
         joint_attention_dim=32,
@@ -163,8 +163,8 @@ TINY = {
     "dit": Tiny(tiny_dit, 2, SQUARE, "ff.net.2"),
     "older-dit": Tiny(tiny_older_dit, 2, SQUARE, "ff.net.2"),
     "ddpm": Tiny(tiny_ddpm_unet, 4, ANY, "time_emb_proj"),
-    "sd3": Tiny(tiny_sd3, 4, ANY, "attn.to_q"),
-    "flux": Tiny(tiny_flux, 4, ANY, "attn.to_q"),
+    "sd3": Tiny(tiny_sd3, 3, ANY, "attn.to_q"),
+    "flux": Tiny(tiny_flux, 2, ANY, "attn.to_q"),
     "mixed": Tiny(tiny_mixed_unet, 7, ANY, "attn2.to_v"),
     "motion": Tiny(tiny_motion_unet, 4, ANY, "attn2.to_v"),
     "video": Tiny(tiny_video_unet, 4, ANY, "attn2.to_v"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import ModelMixin
+from diffusers import FluxTransformer2DModel, ModelMixin
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -109,7 +109,8 @@ def on_forward(denoiser: nn.Module, begin: Callable[[dict[str, Any]], None]) -> 
 
 def timestep_of(arguments: dict[str, Any]) -> int:
     """The timestep of a forward of a denoiser, a number or a tensor of equal ones, as the nearest whole number."""
-    return round(float(torch.as_tensor(arguments["timestep"]).reshape(-1)[0]))
+    scale = 1000 if isinstance(arguments.get("self"), FluxTransformer2DModel) else 1  # FLUX's go from 0 to 1
+    return round(scale * float(torch.as_tensor(arguments["timestep"]).reshape(-1)[0]))
 
 
 class _GridTap:

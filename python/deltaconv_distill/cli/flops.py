@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         default=PAPERS_MODEL,
-        help="sd15, sd21, sdxl, pixart-sigma, 'embedded', or the folder of a diffusers pipeline",
+        help="sd15, sd21, sdxl, pixart-sigma, sd35-medium, flux-dev, 'embedded', or the folder of a diffusers pipeline",
     )
     parser.add_argument("--sizes", default=DEFAULT_SIZES, help="image sizes in pixels, separated by commas")
     parser.add_argument("--kernel_size", default="auto", help="'auto' (the model's preset) or one odd number")
@@ -189,16 +189,20 @@ def _describe(model: str) -> tuple[ModelMixin, int]:
 
 def _from_folder(folder: Path) -> tuple[ModelMixin, int]:
     import torch
-    from diffusers import AutoencoderKL, PixArtTransformer2DModel, UNet2DConditionModel
+    from diffusers import AutoencoderKL
 
-    for part, kind in (("unet", UNet2DConditionModel), ("transformer", PixArtTransformer2DModel)):
+    from ..conversion.families import FAMILIES, WHERE
+
+    kinds = {kind.__name__: kind for kind in FAMILIES}
+    for part in ("unet", "transformer"):
         config = folder / part / "config.json"
-        if config.is_file() and json.loads(config.read_text()).get("_class_name") == kind.__name__:
+        kind = kinds.get(json.loads(config.read_text()).get("_class_name")) if config.is_file() else None
+        if kind is not None:
             with torch.device("meta"):
                 denoiser = kind.from_config(kind.load_config(config.parent))
             levels = AutoencoderKL.load_config(folder / "vae")["block_out_channels"]
             return denoiser, 2 ** (len(levels) - 1)
-    raise UserError(f"--model: expected a UNet2DConditionModel or PixArtTransformer2DModel in {folder}")
+    raise UserError(f"--model: expected a denoiser that can be converted in {folder}/unet or transformer; see {WHERE}")
 
 
 def _parse_kernel_size(text: str) -> int | str:

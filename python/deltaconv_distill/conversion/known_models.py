@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import ModelMixin, PixArtTransformer2DModel, UNet2DConditionModel
+from diffusers import (
+    FluxTransformer2DModel,
+    ModelMixin,
+    PixArtTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
 
 VAE_SCALE = 8  # image pixels along each side of a latent one, for all of these models
 
@@ -64,6 +70,21 @@ KNOWN_MODELS = {
         {"sample_size": 128, "caption_channels": 4096, "use_additional_conditions": False},
         parameters=610_856_096,
     ),
+    "sd35-medium": KnownModel(
+        "Stable Diffusion 3.5 medium",
+        SD3Transformer2DModel,
+        {
+            "sample_size": 128,
+            "num_layers": 24,
+            "num_attention_heads": 24,
+            "caption_projection_dim": 1536,
+            "pos_embed_max_size": 384,
+            "dual_attention_layers": tuple(range(13)),
+            "qk_norm": "rms_norm",
+        },
+        parameters=2_243_171_520,
+    ),
+    "flux-dev": KnownModel("FLUX.1 dev", FluxTransformer2DModel, {"guidance_embeds": True}, parameters=11_901_408_320),
 }
 
 

@@ -62,6 +62,16 @@ PRESETS = (
         config={"num_layers": 28, "num_attention_heads": 16, "attention_head_dim": 72, "patch_size": 2},
         kernel_sizes={"transformer_blocks": 13},
     ),
+    Preset(  # Stable Diffusion 3 and 3.5: PixArt's size, nobody has published one of their own
+        "SD3",
+        config={"joint_attention_dim": 4096, "pooled_projection_dim": 2048},
+        kernel_sizes={"transformer_blocks": 13},
+    ),
+    Preset(  # FLUX.1: PixArt's size
+        "FLUX",
+        config={"joint_attention_dim": 4096, "pooled_projection_dim": 768},
+        kernel_sizes={"transformer_blocks": 13, "single_transformer_blocks": 13},
+    ),
     Preset(  # this project's embedded teacher: 60 % of its grids of 16 x 16 and 8 x 8 tokens
         "emoji",
         config={"block_out_channels": (64, 128), "cross_attention_dim": 96, "sample_size": 16},

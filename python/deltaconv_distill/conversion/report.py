@@ -15,7 +15,8 @@ from .model_inputs import text_tokens_of
 from .routing import BLOCK, StandIn
 from .sites import Site, find_sites
 
-DEFAULT_SAMPLE_SIZE = 64  # latent pixels, for models whose config names none (ControlNets)
+# Latent pixels, for models whose config names none; 64 for all others (ControlNets).
+DEFAULT_SAMPLE_SIZES = {"FluxTransformer2DModel": 128}
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def _idle_parameters(attention: StandIn) -> int:
 
 def sample_size_of(denoiser: ModelMixin) -> tuple[int, int]:
     """The height and width in latent pixels that a denoiser was trained for."""
-    size = denoiser.config.get("sample_size") or DEFAULT_SAMPLE_SIZE
+    size = denoiser.config.get("sample_size") or DEFAULT_SAMPLE_SIZES.get(type(denoiser).__name__, 64)
     return (size, size) if isinstance(size, int) else tuple(size)
 
 

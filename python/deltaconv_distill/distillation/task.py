@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, PixArtTransformer2DModel
+from diffusers import DiffusionPipeline, PixArtTransformer2DModel, UNet2DConditionModel
 from diffusers.training_utils import compute_snr
 
 from ..conversion.sites import denoiser_of
@@ -15,6 +15,8 @@ from .noise_schedule import training_schedule
 # Conditioning that denoisers take inside `added_cond_kwargs`: of SDXL, then of PixArt-α.
 SDXL_CONDITIONS = ("text_embeds", "time_ids")
 PIXART_CONDITIONS = ("resolution", "aspect_ratio")
+
+TRAINABLE = (UNet2DConditionModel, PixArtTransformer2DModel)
 
 
 class DenoisingTask:
@@ -30,7 +32,11 @@ class DenoisingTask:
     """
 
     def __init__(self, pipe: DiffusionPipeline, prediction_type: str | None = None) -> None:
-        self._is_pixart = isinstance(denoiser_of(pipe), PixArtTransformer2DModel)
+        denoiser = denoiser_of(pipe)
+        if not isinstance(denoiser, TRAINABLE):
+            names = " or ".join(kind.__name__ for kind in TRAINABLE)
+            raise TypeError(f"pipe: expected one with a {names} to train blocks for, got a {type(denoiser).__name__}")
+        self._is_pixart = isinstance(denoiser, PixArtTransformer2DModel)
         self.denoiser: Any = pipe.transformer if self._is_pixart else pipe.unet  # its compiled form, if it has one
         self.scheduler = training_schedule(pipe.scheduler, prediction_type)
         self.prediction_type = self.scheduler.config.prediction_type

@@ -202,7 +202,7 @@ def test_command_for_a_transformer_and_the_embedded_model(tmp_path: Path, capsys
     ("arguments", "message"),
     [
         (["--model", "sd3"], "--model: expected sd15, .* got 'sd3'"),
-        (["--model", "{tmp}"], "--model: expected a UNet2DConditionModel or PixArtTransformer2DModel in"),
+        (["--model", "{tmp}"], "--model: expected a denoiser that can be converted in"),
         (["--sizes", "512,big"], "--sizes: expected whole numbers"),
         (["--sizes", "100"], "--sizes: expected positive multiples of 8, .* got '100'"),
         (["--sizes", "0"], "--sizes: expected positive multiples of 8"),

@@ -1,0 +1,282 @@
+"""Joint attention of text and image: what of it stays, what its block stands in for, where its grid comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from deltaconv_distill import DeltaConvFusion
+from deltaconv_distill.analysis import Profile, profile_of, record
+from deltaconv_distill.conversion.sites import find_sites
+from deltaconv_distill.conversion.text_share import PRIOR
+from diffusers.models.attention_processor import PAGJointAttnProcessor2_0
+from peft import LoraConfig
+from tiny_denoisers import TEXT_TOKENS, make_tiny, run, tiny_inputs
+from torch import nn
+
+JOINT = ["sd3", "flux"]
+FIRST = "transformer_blocks.0.attn"
+
+
+def convert(denoiser: nn.Module, **options: Any) -> DeltaConvFusion:
+    torch.manual_seed(1)
+    return DeltaConvFusion.convert(denoiser, kernel_size=3, init="random", **options)
+
+
+def outputs_of(denoiser: nn.Module, layer: str, size: tuple[int, int]) -> Any:
+    """What one attention returns in a forward, or all parts of it."""
+    kept: list[Any] = []
+    handle = denoiser.get_submodule(layer).register_forward_hook(lambda module, args, output: kept.append(output))
+    run(denoiser, *size)
+    handle.remove()
+    return kept[0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", JOINT)
+def test_text_attends_to_everything_as_before(name: str) -> None:
+    """In the first block, whose inputs the conversion does not change."""
+    denoiser = make_tiny(name)
+    image, text = outputs_of(denoiser, FIRST, (8, 12))
+    convert(denoiser)
+    student_image, student_text = outputs_of(denoiser, FIRST, (8, 12))
+    torch.testing.assert_close(student_text, text, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(student_image, image, atol=1e-3)
+
+
+@torch.no_grad()
+def test_text_of_a_sequence_attends_to_everything_as_before() -> None:
+    """The first single block, with the attention of the double one left alone."""
+    denoiser = make_tiny("flux")
+    layer = "single_transformer_blocks.0.attn"
+    before = outputs_of(denoiser, layer, (8, 12))
+    convert(denoiser, only=layer)
+    after = outputs_of(denoiser, layer, (8, 12))
+    torch.testing.assert_close(after[:, :TEXT_TOKENS], before[:, :TEXT_TOKENS], rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(after[:, TEXT_TOKENS:], before[:, TEXT_TOKENS:], atol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", JOINT)
+def test_student_is_text_part_and_block(name: str) -> None:
+    """By an independent route: a long text that says one thing turns the attention over the text into its value.
+
+    With shares of zero the student is bias and block alone; each head's share then adds that share of its value.
+    """
+    denoiser = make_tiny(name)
+    fusion = convert(denoiser, only=FIRST)
+    attention = denoiser.get_submodule(FIRST)
+    share = fusion.blocks[FIRST].text_share.weight
+    attention.add_v_proj.weight.zero_()  # every text token has the value b_v
+    share.zero_()
+    alone, _ = outputs_of(denoiser, FIRST, (8, 8))
+    share.copy_(torch.tensor([0.25, 0.5]))
+    both, _ = outputs_of(denoiser, FIRST, (8, 8))
+    value = attention.add_v_proj.bias.unflatten(0, (2, -1)) * share[:, None]
+    expected = attention.to_out[0].weight @ value.flatten()
+    torch.testing.assert_close(both - alone, expected.expand_as(both), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", JOINT)
+def test_recorded_target_is_what_the_text_part_leaves(name: str) -> None:
+    """In the teacher's run: with the target in the block's place, the student's output would be the teacher's."""
+    denoiser = make_tiny(name)
+    teacher, _ = outputs_of(denoiser, FIRST, (6, 10))
+    fusion = convert(denoiser)
+    block = fusion.blocks[FIRST]
+    with fusion.teacher(), fusion.record_attention() as calls:
+        run(denoiser, 6, 10)
+    call = calls[FIRST]
+    assert call.input.shape == call.output.shape == (2, 3, 5, 16)
+    student, _ = outputs_of(denoiser, FIRST, (6, 10))
+    text_part = student - block(call.input).flatten(1, 2)
+    torch.testing.assert_close(text_part + call.output.flatten(1, 2), teacher, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_shares_learn(name: str) -> None:
+    denoiser = make_tiny(name)
+    fusion = convert(denoiser)
+    joint = [block for layer, block in fusion.blocks.items() if not layer.endswith("attn2")]
+    assert all(torch.equal(block.text_share.weight, torch.full((2,), PRIOR)) for block in joint)
+    run(denoiser).square().mean().backward()
+    assert all(block.text_share.weight.grad.abs().min() > 0 for block in joint)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", JOINT)
+def test_measured_shares_are_where_blocks_start(name: str, tmp_path: Path) -> None:
+    """Image queries of zero attend to all tokens alike: n of n + N is the text's. A profile keeps it in its file."""
+    denoiser = make_tiny(name)
+    for site in find_sites(denoiser).found.values():
+        site.attention.to_q.weight.zero_()
+        site.attention.to_q.bias.zero_()
+    with record(denoiser) as recording:
+        run(denoiser, 8, 12)
+    profile = Profile.load(profile_of(recording).save(tmp_path / "profile.json"))
+    fusion = DeltaConvFusion.convert(denoiser, kernel_size=3, profile=profile)
+    for layer, block in fusion.blocks.items():
+        if layer.endswith("attn2"):
+            assert profile.layers[layer].text_share is None
+            continue
+        expected = torch.full((2,), TEXT_TOKENS / (TEXT_TOKENS + 24))
+        torch.testing.assert_close(block.text_share.weight, expected, rtol=1e-4, atol=0)
+        torch.testing.assert_close(profile.layers[layer].timesteps[0].text_share, expected, rtol=1e-4, atol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", JOINT)
+def test_what_is_recorded_of_a_joint_attention(name: str) -> None:
+    """Share and image part, put together again by hand, are what the attention gives out."""
+    denoiser = make_tiny(name)
+    seen: dict[str, Any] = {}
+    from deltaconv_distill.analysis.attention import probabilities, text_shares
+    from deltaconv_distill.analysis.hooks import watched
+
+    def watch(call: Any) -> None:
+        if call.layer == FIRST:
+            seen["call"] = call
+
+    with watched(denoiser, watch):
+        run(denoiser, 8, 12)
+    call = seen["call"]
+    assert call.grid == (4, 6)
+    queries = torch.arange(24)
+    text, image = call.joint.streams(call.hidden_states)
+    share = text_shares(text, image, queries)[..., None]
+    projected = call.project(call.hidden_states)
+    over_image = torch.cat([weights @ projected.value for _, weights in probabilities(projected, queries)], dim=-2)
+    scores = projected.query @ text.key.transpose(1, 2).mT * projected.scale
+    over_text = scores.softmax(-1) @ text.value.transpose(1, 2)
+    output = call.project_out(share * over_text + (1 - share) * over_image, torch.float32)
+    torch.testing.assert_close(output, call.output, rtol=1e-4, atol=1e-5)
+
+
+def test_what_stays_keeps_its_gradients_and_adapters(caplog: pytest.LogCaptureFixture) -> None:
+    """All of a joint attention but, in the last block of SD3, what only its unused text output needs."""
+    denoiser = make_tiny("sd3").requires_grad_(True)
+    fusion = convert(denoiser)
+    frozen = {name for name, parameter in denoiser.named_parameters() if not parameter.requires_grad}
+    last = denoiser.transformer_blocks[1].attn
+    assert last.context_pre_only
+    plain = {
+        f"transformer_blocks.0.attn2.{name}" for name, _ in denoiser.transformer_blocks[0].attn2.named_parameters()
+    }
+    unused = {"add_q_proj", "norm_added_q", "to_k", "norm_k", "to_v"}
+    idle = {f"transformer_blocks.1.attn.{name}" for name, _ in last.named_parameters() if name.split(".")[0] in unused}
+    assert frozen == plain | idle
+    run(denoiser).square().mean().backward()
+    for name, parameter in denoiser.named_parameters():
+        if ".attn." in name and parameter.requires_grad:
+            assert parameter.grad is not None, name
+    denoiser.add_adapter(LoraConfig(r=2, target_modules=["attn.to_q", "attn.to_k"]))
+    assert "skipped 1 of 4 adapter layers" in caplog.text
+    fusion.detach()
+    assert all(parameter.requires_grad for name, parameter in denoiser.named_parameters() if name in frozen)
+
+
+def test_parameters_that_blocks_make_superfluous() -> None:
+    denoiser = make_tiny("flux")
+    before = sum(parameter.numel() for parameter in denoiser.parameters())
+    report = convert(denoiser).report
+    assert report.parameters_before == before
+    assert report.parameters_after == before + sum(layer.block_parameters for layer in report.layers)
+
+
+IDS = {
+    "two images": lambda ids: torch.cat([ids, ids + torch.tensor([1.0, 0, 0])]),
+    "by columns": lambda ids: ids[:, [0, 2, 1]],
+    "a gap": lambda ids: ids * 2,
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", IDS)
+def test_positions_of_anything_but_one_image_are_refused(change: str) -> None:
+    denoiser = make_tiny("flux")
+    convert(denoiser)
+    inputs = tiny_inputs(denoiser, 8, 12)
+    ids = IDS[change](inputs["img_ids"])
+    image = torch.randn(2, len(ids), 16)
+    with pytest.raises(ValueError, match="img_ids: expected the positions of one image, row by row, got"):
+        denoiser(**inputs | {"img_ids": ids, "hidden_states": image})
+
+
+@torch.no_grad()
+def test_positions_in_half_precision_of_a_batch_or_by_place() -> None:
+    """As pipelines give them: rounded where a side is long; and with a batch axis, which diffusers still takes."""
+    denoiser = make_tiny("flux")
+    fusion = convert(denoiser)
+    inputs = tiny_inputs(denoiser, 4, 1200)
+    expected = denoiser(**inputs).sample
+    for ids in (inputs["img_ids"].bfloat16(), inputs["img_ids"].expand(2, -1, -1)):
+        with fusion.record_attention() as calls:
+            denoiser(**inputs | {"img_ids": ids})
+        assert calls[FIRST].input.shape[1:3] == (2, 600)
+    names = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep", "img_ids", "txt_ids")
+    by_place = [inputs.pop(key) for key in names]
+    torch.testing.assert_close(denoiser(*by_place, **inputs).sample, expected)
+
+
+@torch.no_grad()
+def test_a_size_that_is_said() -> None:
+    denoiser = make_tiny("flux")
+    fusion = convert(denoiser)
+    expected = run(denoiser, 8, 12)
+    with fusion.at_size(8, 12):
+        torch.testing.assert_close(run(denoiser, 8, 12), expected)
+        with pytest.raises(ValueError, match="img_ids: expected 4 x 6 tokens of the size that at_size gave, got 16"):
+            run(denoiser, 8, 8)
+    run(denoiser, 8, 8)
+
+
+@torch.no_grad()
+def test_perturbed_attention_guidance_is_refused() -> None:
+    denoiser = make_tiny("sd3")
+    convert(denoiser)
+    denoiser.transformer_blocks[0].attn.processor = PAGJointAttnProcessor2_0()
+    with pytest.raises(RuntimeError, match="PAGJointAttnProcessor2_0: ΔConvBlocks have no attention map"):
+        run(denoiser)
+    run(denoiser)  # the plain processor is back
+
+
+@torch.no_grad()
+def test_fused_projections() -> None:
+    denoiser = make_tiny("sd3")
+    fusion = convert(denoiser)
+    student = run(denoiser)
+    denoiser.fuse_qkv_projections()
+    torch.testing.assert_close(run(denoiser), student)
+    with fusion.teacher():
+        run(denoiser)
+    denoiser.unfuse_qkv_projections()
+    torch.testing.assert_close(run(denoiser), student)
+
+
+@torch.no_grad()
+def test_mask_and_missing_grid_are_refused() -> None:
+    denoiser = make_tiny("sd3")
+    convert(denoiser)
+    attention = denoiser.get_submodule(FIRST)
+    image, text = torch.zeros(1, 16, 16), torch.zeros(1, 3, 16)
+    with pytest.raises(RuntimeError, match="called without its grid"):
+        attention(image, encoder_hidden_states=text)
+    with pytest.raises(ValueError, match="expected 2 x 4 = 8 tokens, got 16"):
+        attention(image, encoder_hidden_states=text, deltaconv_route=(2, 4, "student"))
+    with pytest.raises(ValueError, match="attention_mask"):
+        attention(image, encoder_hidden_states=text, attention_mask=text, deltaconv_route=(4, 4, "student"))
+
+
+def test_automatic_sizes_and_gate() -> None:
+    from deltaconv_distill.conversion.known_models import build_denoiser
+
+    report = DeltaConvFusion.convert(build_denoiser("flux-dev")).report
+    assert report.kernel_sizes_from == "preset FLUX"
+    assert len(report.layers) == 57
+    assert {(layer.kernel_size, layer.gate, layer.stride) for layer in report.layers} == {(13, "sigmoid", 2)}
+    report = DeltaConvFusion.convert(build_denoiser("sd35-medium")).report
+    assert report.kernel_sizes_from == "preset SD3"
+    assert len(report.layers) == 24 + 13
