@@ -13,10 +13,13 @@ from diffusers import (
     DDPMScheduler,
     DiffusionPipeline,
     DiTPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
     MotionAdapter,
+    StableDiffusion3Pipeline,
 )
 from tiny_denoisers import make_tiny
-from tiny_pipelines import tiny_sd
+from tiny_pipelines import TEXT_LENGTH, tiny_pixart, tiny_sd, tiny_sdxl
 
 
 def images(pipe: DiffusionPipeline) -> np.ndarray:
@@ -27,6 +30,8 @@ def images(pipe: DiffusionPipeline) -> np.ndarray:
         return pipe(class_labels=[1, 2], **options).images
     if isinstance(pipe, DDPMPipeline):
         return pipe(batch_size=1, **options).images
+    if isinstance(pipe, (StableDiffusion3Pipeline, FluxPipeline)):
+        return pipe("a cat", height=16, width=32, max_sequence_length=TEXT_LENGTH, **options).images
     return pipe("a cat", height=16, width=16, num_frames=2, **options).frames
 
 
@@ -54,7 +59,37 @@ def animate_diff() -> AnimateDiffPipeline:
     )
 
 
-@pytest.mark.parametrize("make", [dit, ddpm, animate_diff])
+def stable_diffusion_3() -> StableDiffusion3Pipeline:
+    sdxl, pixart = tiny_sdxl(), tiny_pixart()
+    sdxl.vae.register_to_config(shift_factor=0.0)
+    return StableDiffusion3Pipeline(
+        transformer=make_tiny("sd3"),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=sdxl.vae,
+        text_encoder=type(sdxl.text_encoder_2)(sdxl.text_encoder_2.config).eval(),
+        tokenizer=sdxl.tokenizer,
+        text_encoder_2=sdxl.text_encoder_2,
+        tokenizer_2=sdxl.tokenizer_2,
+        text_encoder_3=pixart.text_encoder,
+        tokenizer_3=pixart.tokenizer,
+    )
+
+
+def flux() -> FluxPipeline:
+    sd, pixart = tiny_sd(), tiny_pixart()
+    sd.vae.register_to_config(shift_factor=0.0)
+    return FluxPipeline(
+        transformer=make_tiny("flux"),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=sd.vae,
+        text_encoder=sd.text_encoder,
+        tokenizer=sd.tokenizer,
+        text_encoder_2=pixart.text_encoder,
+        tokenizer_2=pixart.tokenizer,
+    )
+
+
+@pytest.mark.parametrize("make", [dit, ddpm, animate_diff, stable_diffusion_3, flux])
 def test_pipelines_run(make) -> None:
     pipe = make()
     before = images(pipe)

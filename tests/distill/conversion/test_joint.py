@@ -162,9 +162,8 @@ def test_what_stays_keeps_its_gradients_and_adapters(caplog: pytest.LogCaptureFi
     frozen = {name for name, parameter in denoiser.named_parameters() if not parameter.requires_grad}
     last = denoiser.transformer_blocks[1].attn
     assert last.context_pre_only
-    plain = {
-        f"transformer_blocks.0.attn2.{name}" for name, _ in denoiser.transformer_blocks[0].attn2.named_parameters()
-    }
+    second = denoiser.transformer_blocks[0].attn2.named_parameters()
+    plain = {f"transformer_blocks.0.attn2.{name}" for name, _ in second if not name.startswith("deltaconv.")}
     unused = {"add_q_proj", "norm_added_q", "to_k", "norm_k", "to_v"}
     idle = {f"transformer_blocks.1.attn.{name}" for name, _ in last.named_parameters() if name.split(".")[0] in unused}
     assert frozen == plain | idle
@@ -244,14 +243,17 @@ def test_perturbed_attention_guidance_is_refused() -> None:
 
 
 @torch.no_grad()
-def test_fused_projections() -> None:
-    denoiser = make_tiny("sd3")
+@pytest.mark.parametrize("name", JOINT)
+def test_fused_projections(name: str) -> None:
+    denoiser = make_tiny(name)
+    teacher = run(denoiser)
     fusion = convert(denoiser)
     student = run(denoiser)
     denoiser.fuse_qkv_projections()
     torch.testing.assert_close(run(denoiser), student)
-    with fusion.teacher():
-        run(denoiser)
+    if name == "flux":  # diffusers' fused processor of SD3 fails on the second attention of dual blocks
+        with fusion.teacher():
+            torch.testing.assert_close(run(denoiser), teacher)
     denoiser.unfuse_qkv_projections()
     torch.testing.assert_close(run(denoiser), student)
 
