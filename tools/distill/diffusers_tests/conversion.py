@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from deltaconv_distill import DeltaConvFusion
 from deltaconv_distill.conversion.side_car import saved_beside
-from deltaconv_distill.conversion.sites import DENOISERS, find_sites
-from diffusers import ModelMixin
+from deltaconv_distill.conversion.sites import find_sites
+from diffusers import ControlNetModel, ModelMixin, PixArtTransformer2DModel, UNet2DConditionModel
 
 KERNEL_SIZE = 3
 LOADERS = ("from_pretrained", "from_config", "from_unet", "from_single_file")
+# The classes that the figures of docs/compatibility.md are about; not all that can be converted.
+CONVERTED = (UNet2DConditionModel, ControlNetModel, PixArtTransformer2DModel)
 
 
 class Construction:
@@ -31,7 +33,7 @@ class Construction:
 
     def install(self, replace: Callable[[Any, str, Any], None] = setattr) -> None:
         """Put itself before the classes' own methods by `replace`, such as that of pytest's monkeypatch."""
-        for kind in DENOISERS:
+        for kind in CONVERTED:
             replace(kind, "__init__", self._constructor(kind, kind.__init__))
             for name in LOADERS:
                 if hasattr(kind, name):
