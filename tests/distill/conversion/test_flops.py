@@ -35,8 +35,10 @@ def test_parameters_of_published_models(name: str) -> None:
     report = DeltaConvFusion.convert(denoiser).report
     for layer in report.layers:
         d, k = layer.dim, layer.kernel_size
+        shares = 0 if layer.text is None else layer.heads
         # conv_up, two stages of K x K filters with biases, conv_out, conv_pool
-        assert layer.block_parameters == (d + 1) * d // 2 + 2 * (k * k + 1) * d // 2 + (d // 2 + 1) * d + (d + 1) * d
+        published = (d + 1) * d // 2 + 2 * (k * k + 1) * d // 2 + (d // 2 + 1) * d + (d + 1) * d
+        assert layer.block_parameters == published + shares
     added = sum(layer.block_parameters - layer.attention_parameters for layer in report.layers)
     assert report.parameters_before == KNOWN_MODELS[name].parameters
     assert report.parameters_after == KNOWN_MODELS[name].parameters + added
