@@ -88,7 +88,9 @@ class _Windowed:
         projected = call.project(call.hidden_states)
         queries = torch.arange(call.hidden_states.shape[1], device=call.hidden_states.device)
         gathered = [
-            windowed_outputs(weights, projected.value, chunk, call.grid, [self.kernel_size], self.kind)[0]
+            call.with_text(
+                windowed_outputs(weights, projected.value, chunk, call.grid, [self.kernel_size], self.kind)[0], chunk
+            )
             for chunk, weights in probabilities(projected, queries)
         ]
         return call.project_out(torch.cat(gathered, dim=-2), call.output.dtype)

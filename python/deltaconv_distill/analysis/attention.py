@@ -55,6 +55,13 @@ def text_shares(text: Stream, image: Stream, queries: Tensor) -> Tensor:
     return (strength[0] - strength[1]).sigmoid()
 
 
+def gathered_from_text(text: Stream, image: Stream, queries: Tensor) -> Tensor:
+    """What image tokens, M of them, gather from the text alone: [B, heads, M, head width]."""
+    query = image.query[:, queries].transpose(1, 2).float() * image.query.shape[-1] ** -0.5
+    weights = (query @ text.key.transpose(1, 2).mT.float()).softmax(-1)
+    return weights @ text.value.transpose(1, 2).float()
+
+
 def project_out(attention: Attention, gathered: Tensor, dtype: torch.dtype) -> Tensor:
     """From [B, heads, M, head width] to the attention's output, [B, M, C] in `dtype`, before the residual add."""
     tokens = attention.to_out[0](gathered.transpose(1, 2).flatten(2).to(dtype))

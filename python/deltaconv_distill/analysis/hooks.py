@@ -18,7 +18,7 @@ from ..conversion.attachment import attachment_of
 from ..conversion.grids import InputGrid
 from ..conversion.kinds.joint_attention import JointStandIn, Stream
 from ..conversion.sites import Site, sites_to_convert
-from .attention import Projected, project, project_out, projected_of
+from .attention import Projected, gathered_from_text, project, project_out, projected_of, text_shares
 from .geometry import Grid
 
 
@@ -40,6 +40,16 @@ class Call:
             return project(self.attention, hidden_states)
         _, image = self.joint.streams(hidden_states)
         return projected_of(image)
+
+    def with_text(self, gathered: Tensor, queries: Tensor) -> Tensor:
+        """What heads gather in all where they gather this from the image, [B, heads, M, D], for M image tokens.
+
+        Of a joint attention that is the text's part by its share, and of `gathered` what the share leaves."""
+        if self.joint is None:
+            return gathered
+        text, image = self.joint.streams(self.hidden_states)
+        share = text_shares(text, image, queries)[..., None]
+        return share * gathered_from_text(text, image, queries) + (1 - share) * gathered
 
     def project_out(self, gathered: Tensor, dtype: torch.dtype) -> Tensor:
         """[B, heads, M, head width] to the layer's output, [B, M, C] in `dtype`, before the residual add."""
@@ -132,15 +142,12 @@ class _AttentionHook:
         self.tap = tap
         self.watch = watch
 
-    def __call__(
-        self, attention: Attention, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
-    ) -> Tensor | None:
+    def __call__(self, attention: Attention, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if kwargs.get("attention_mask") is not None:
             raise ValueError(f"{self.site.name}: expected a self-attention without attention_mask, got one")
         kind = self.site.stand_in
         if issubclass(kind, JointStandIn):
-            self._joint(kind, attention, kind.arguments(args, kwargs), output)
-            return None
+            return self._joint(kind, attention, kind.arguments(args, kwargs), output)
         given = args[0] if args else kwargs["hidden_states"]
         hidden_states = kind.inner_input(attention, given)
         tokens, (height, width) = hidden_states.shape[1], self.tap.grid
@@ -152,11 +159,11 @@ class _AttentionHook:
             replaced = self.watch(Call(self.site.name, attention, self.tap.grid, hidden_states, inner_output))
             return None if replaced is None else kind.outer_output(attention, given, replaced)
 
-    def _joint(self, kind: type[JointStandIn], attention: Any, call: dict[str, Any], output: Any) -> None:
+    def _joint(self, kind: type[JointStandIn], attention: Any, call: dict[str, Any], output: Any) -> Any:
         tokens = self.tap.grid[0] * self.tap.grid[1]
         with torch.inference_mode(False), torch.no_grad():
             image = kind.image_tokens(attention, call, tokens).clone()
             joint = JointCall(kind, attention, call)
             seen = Call(self.site.name, attention, self.tap.grid, image, kind.image_output(output, tokens), joint)
-            if self.watch(seen) is not None:
-                raise ValueError(f"{self.site.name}: windows cannot stand in for a joint attention")
+            replaced = self.watch(seen)
+            return None if replaced is None else kind.with_image_output(output, replaced)

@@ -122,6 +122,8 @@ def _row(name: str, layer: LayerProfile, ablation: Ablation | None) -> str:
     if ablation is not None:
         change = ablation.layers[name]
         cells.append(f"{100 * change.prediction:.2g} %<small>{100 * change.removed:.2g} %</small>")
+    if layer.text_share is not None:
+        cells[0] += f"<small>{100 * layer.text_share.mean():.0f} % to the text</small>"
     far = ' class="far"' if layer.not_local else ""
     why = f"<small>{html.escape(layer.not_local)}</small>" if layer.not_local else ""
     head = f'<th scope="row">{_code(name)}{why}</th>'
@@ -156,7 +158,8 @@ def _layer(name: str, profile: Profile) -> str:
 
 def _heads(layer: LayerProfile) -> str:
     rows = [row for timestep in layer.timesteps for row in _head_rows(layer, timestep)]
-    header = "".join(f"<th>{title}</th>" for title in HEAD_TITLES)
+    titles = HEAD_TITLES if layer.text_share is None else (*HEAD_TITLES, "to the text")
+    header = "".join(f"<th>{title}</th>" for title in titles)
     return (
         f'<div class="scroll"><table class="heads"><thead><tr>{header}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
@@ -166,7 +169,7 @@ def _heads(layer: LayerProfile) -> str:
 def _head_rows(layer: LayerProfile, timestep: TimestepProfile) -> Iterable[str]:
     window = layer.window_sizes.index(min(layer.kernel_size, layer.window_sizes[-1]))
     for head, fit in enumerate(timestep.fits):
-        cells = (
+        cells = [
             layer.head_kernel_sizes[head],
             fit.form,
             f"{fit.half_width:.1f}",
@@ -177,7 +180,9 @@ def _head_rows(layer: LayerProfile, timestep: TimestepProfile) -> Iterable[str]:
             f"{timestep.anisotropy[head]:.2f}",
             f"{100 * timestep.window_share[head, window]:.0f} %",
             f"{100 * timestep.window_variance[head, window]:.0f} %",
-        )
+        ]
+        if timestep.text_share is not None:
+            cells.append(f"{100 * timestep.text_share[head]:.0f} %")
         row = f'<th scope="row">{timestep.timestep}, {head}</th>'
         yield f"<tr>{row}{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 

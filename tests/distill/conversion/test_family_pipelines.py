@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from deltaconv_distill import DeltaConvFusion
+from deltaconv_distill.analysis import Generation, ablate_windows, analyze, write_report
+from deltaconv_distill.distillation.task import DenoisingTask
 from diffusers import (
     AnimateDiffPipeline,
     DDIMScheduler,
@@ -20,6 +24,8 @@ from diffusers import (
 )
 from tiny_denoisers import make_tiny
 from tiny_pipelines import TEXT_LENGTH, tiny_pixart, tiny_sd, tiny_sdxl
+
+SMALL = {"height": 16, "width": 16, "max_sequence_length": TEXT_LENGTH}
 
 
 def images(pipe: DiffusionPipeline) -> np.ndarray:
@@ -109,3 +115,29 @@ def test_attention_along_time_is_left_alone_and_said() -> None:
     skipped = fusion.report.skipped
     assert set(skipped.values()) == {"it attends along time"}
     assert all("motion_modules" in layer for layer in skipped)
+
+
+@pytest.mark.parametrize("make", [stable_diffusion_3, flux])
+def test_joint_attention_is_analysed_as_any_other(make, tmp_path: Path) -> None:
+    pipe = make()
+    generation = Generation(["a cat"], timesteps=(900, 100), num_inference_steps=3, options=SMALL)
+    profile = analyze(pipe, generation, progress=False)
+    sizes = dict.fromkeys(profile.layers, 3)
+    profile.ablation = ablate_windows(pipe, generation, sizes, progress=False)
+    assert list(profile.layers) == DeltaConvFusion.layers_of(pipe)
+    joint = [layer for name, layer in profile.layers.items() if not name.endswith("attn2")]
+    assert all(layer.grid == (4, 4) and len(layer.timesteps) == 2 for layer in joint)
+    assert all(((share > 0) & (share < 1)).all() for share in (layer.text_share for layer in joint))
+    page = write_report(profile, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("% to the text</small>") == len(joint)
+    fusion = DeltaConvFusion.convert(pipe, kernel_size=profile)
+    for name, layer in profile.layers.items():
+        if layer.text_share is not None:
+            torch.testing.assert_close(fusion.blocks[name].text_share.weight, layer.text_share)
+
+
+@pytest.mark.parametrize("make", [stable_diffusion_3, flux])
+def test_training_of_joint_attention_is_refused(make) -> None:
+    pipe = make()
+    with pytest.raises(TypeError, match=r"pipe: expected one with a UNet2DConditionModel or PixArt.* to train blocks"):
+        DenoisingTask(pipe)

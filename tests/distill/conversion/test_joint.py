@@ -9,6 +9,11 @@ import pytest
 import torch
 from deltaconv_distill import DeltaConvFusion
 from deltaconv_distill.analysis import Profile, profile_of, record
+from deltaconv_distill.analysis.ablation import _Windowed
+from deltaconv_distill.analysis.attention import probabilities, text_shares
+from deltaconv_distill.analysis.hooks import watched
+from deltaconv_distill.analysis.windows import WINDOW_ONLY
+from deltaconv_distill.conversion.known_models import build_denoiser
 from deltaconv_distill.conversion.sites import find_sites
 from deltaconv_distill.conversion.text_share import PRIOR
 from diffusers.models.attention_processor import PAGJointAttnProcessor2_0
@@ -17,7 +22,7 @@ from tiny_denoisers import TEXT_TOKENS, make_tiny, run, tiny_inputs
 from torch import nn
 
 JOINT = ["sd3", "flux"]
-FIRST = "transformer_blocks.0.attn"
+FIRST, LAST, SINGLE = "transformer_blocks.0.attn", "transformer_blocks.1.attn", "single_transformer_blocks.0.attn"
 
 
 def convert(denoiser: nn.Module, **options: Any) -> DeltaConvFusion:
@@ -129,15 +134,35 @@ def test_measured_shares_are_where_blocks_start(name: str, tmp_path: Path) -> No
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", JOINT)
-def test_what_is_recorded_of_a_joint_attention(name: str) -> None:
+def test_windows_as_large_as_the_image_change_nothing(name: str) -> None:
+    """In the image's part alone, put together with the text's again."""
+    denoiser = make_tiny(name)
+    before = run(denoiser, 8, 12)
+    whole, narrow = (_Windowed(size, WINDOW_ONLY) for size in (11, 1))
+    with watched(denoiser, whole):
+        torch.testing.assert_close(run(denoiser, 8, 12), before, rtol=1e-4, atol=1e-5)
+    with watched(denoiser, narrow):
+        assert not torch.allclose(run(denoiser, 8, 12), before, atol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("sd3", FIRST),
+        ("sd3", "transformer_blocks.1.attn"),
+        ("flux", FIRST),
+        ("flux", "single_transformer_blocks.0.attn"),
+    ],
+    ids=["sd3", "sd3-last", "flux-double", "flux-single"],
+)
+def test_what_is_recorded_of_a_joint_attention(name: str, layer: str) -> None:
     """Share and image part, put together again by hand, are what the attention gives out."""
     denoiser = make_tiny(name)
     seen: dict[str, Any] = {}
-    from deltaconv_distill.analysis.attention import probabilities, text_shares
-    from deltaconv_distill.analysis.hooks import watched
 
     def watch(call: Any) -> None:
-        if call.layer == FIRST:
+        if call.layer == layer:
             seen["call"] = call
 
     with watched(denoiser, watch):
@@ -273,8 +298,6 @@ def test_mask_and_missing_grid_are_refused() -> None:
 
 
 def test_automatic_sizes_and_gate() -> None:
-    from deltaconv_distill.conversion.known_models import build_denoiser
-
     report = DeltaConvFusion.convert(build_denoiser("flux-dev")).report
     assert report.kernel_sizes_from == "preset FLUX"
     assert len(report.layers) == 57

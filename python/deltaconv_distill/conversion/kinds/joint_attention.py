@@ -70,8 +70,12 @@ class JointStandIn(StandIn):
 
     def of_image(self, text: Stream, image: Stream) -> Tensor:
         """What image tokens gather from the text, weighted by each head's share, [B, N, heads * head width]."""
+        return self.weighted(self.attend(image.query, text.key, text.value))
+
+    def weighted(self, gathered: Tensor) -> Tensor:
+        """[B, N, heads, head width] of the text, each head's by its share: [B, N, heads * head width]."""
         share = cast(TextShare, self.deltaconv.get_submodule(TEXT_SHARE))
-        return share(self.attend(image.query, text.key, text.value)).flatten(2)
+        return share(gathered).flatten(2)
 
     def recorded(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any, route: Route
@@ -90,6 +94,13 @@ class JointStandIn(StandIn):
     @abstractmethod
     def image_output(output: Any, tokens: int) -> Tensor:
         """The image tokens in what the attention returns."""
+
+    @staticmethod
+    def with_image_output(output: Any, image: Tensor) -> Any:
+        """The attention's output with another one for the image tokens, [B, N, C]."""
+        if isinstance(output, tuple):
+            return image.to(output[0].dtype), *output[1:]
+        return torch.cat([output[:, : output.shape[1] - image.shape[1]], image.to(output.dtype)], dim=1)
 
     @staticmethod
     def arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,28 +33,37 @@ class DeltaConvSD3Attention(JointStandIn, Attention):
             call.pop("deltaconv_route")
             return super().forward(**call)
         tokens = call["hidden_states"]
+        if self.context_pre_only:
+            return self.project_out(self.of_image_alone(call)) + self.delta(tokens, route), None
         text, image = self.streams(call, tokens.shape[1])
         output = self.project_out(self.of_image(text, image)) + self.delta(tokens, route)
         project_text: Any = self.to_add_out
-        return output, None if self.context_pre_only else project_text(self.of_text(text, image))
+        return output, project_text(self.of_text(text, image))
 
     def streams(self, call: Mapping[str, Any], tokens: int) -> tuple[Stream, Stream]:
-        own: Any = self
-
-        def heads(projected: Tensor, norm: nn.Module | None = None) -> Tensor:
-            split = projected.unflatten(-1, (own.heads, -1))
-            return split if norm is None else norm(split)
-
         image, text = call["hidden_states"], call["encoder_hidden_states"]
-        value = heads(own.add_v_proj(text))
-        key = heads(own.add_k_proj(text), own.norm_added_k)
-        query = heads(own.to_q(image), own.norm_q)
-        if own.context_pre_only:  # nothing asks for what text tokens gather
-            return Stream(key, key, value), Stream(query, query, query)
+        own: Any = self
         return (
-            Stream(heads(own.add_q_proj(text), own.norm_added_q), key, value),
-            Stream(query, heads(own.to_k(image), own.norm_k), heads(own.to_v(image))),
+            Stream(
+                _heads(own, own.add_q_proj(text), own.norm_added_q),
+                _heads(own, own.add_k_proj(text), own.norm_added_k),
+                _heads(own, own.add_v_proj(text)),
+            ),
+            Stream(
+                _heads(own, own.to_q(image), own.norm_q),
+                _heads(own, own.to_k(image), own.norm_k),
+                _heads(own, own.to_v(image)),
+            ),
         )
+
+    def of_image_alone(self, call: Mapping[str, Any]) -> Tensor:
+        """As `of_image`, where what text tokens gather is not used, without the projections for it."""
+        image, text = call["hidden_states"], call["encoder_hidden_states"]
+        own: Any = self
+        query = _heads(own, own.to_q(image), own.norm_q)
+        key = _heads(own, own.add_k_proj(text), own.norm_added_k)
+        value = _heads(own, own.add_v_proj(text))
+        return self.weighted(self.attend(query, key, value))
 
     def image_tokens(self, call: Mapping[str, Any], tokens: int) -> Tensor:
         return call["hidden_states"]
@@ -70,6 +79,11 @@ class DeltaConvSD3Attention(JointStandIn, Attention):
     def is_idle(self, parameter: str) -> bool:
         unused = ("add_q_proj", "norm_added_q", "to_k", "norm_k", "to_v")
         return bool(self.context_pre_only) and parameter.partition(".")[0] in unused
+
+
+def _heads(attention: Any, projected: Tensor, norm: nn.Module | None = None) -> Tensor:
+    split = projected.unflatten(-1, (attention.heads, -1))
+    return split if norm is None else norm(split)
 
 
 @dataclass(frozen=True, eq=False)
