@@ -3,8 +3,8 @@ set(DELTACONV_CUDA_PLAN plan/plan.cpp plan/schedule.cpp plan/work.cpp plan/backw
     plan/cuda_cores_cost.cpp plan/cuda_cores_weight.cpp plan/tensor_cores.cpp plan/tensor_cores_weight.cpp
     plan/fused_block.cpp plan/remembered.cpp)
 set(DELTACONV_CUDA_CORES cuda_cores/forward.cu cuda_cores/backward.cu)  # for float, Half and BFloat16
-set(DELTACONV_TENSOR_CORES tensor_cores/forward.cu tensor_cores/backward.cu tensor_cores/weight/weight.cu
-    fused_block/fused_block.cu)  # for Half and BFloat16
+set(DELTACONV_TENSOR_CORES tensor_cores/forward.cu tensor_cores/planar_forward.cu tensor_cores/backward.cu
+    tensor_cores/weight/weight.cu fused_block/fused_block.cu)  # for Half and BFloat16
 
 # Compiles the kernels once for each storage type, which DELTACONV_STORAGE names, in the given language and with the
 # usage requirements of `options`; the objects become part of `target`.

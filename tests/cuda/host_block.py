@@ -14,9 +14,11 @@ from deltaconv_kernels.reference import GATES
 
 @dataclass(frozen=True)
 class BlockRun:
-    """What the four launches wrote."""
+    """What the four launches wrote. Grids that the in-projection does not write are empty."""
 
     hidden: Tensor  # [B, H, W, inter]
+    halved: Tensor  # [B, H / 2, W / 2, inter], and
+    quartered: Tensor  # [B, H / 4, W / 4, inter]: pooled
     local: Tensor  # [B, H, W, S * inter / 2]
     sums: Tensor  # [B, row tiles, dim], of x
     shifts: Tensor  # [slices, B, dim]
@@ -32,11 +34,28 @@ def block_plan(block: BlockArguments, gpu=None):
     return module().block_plan(pyramid_problem(block), block.x.shape[-1], gpu or device("h100"))
 
 
+def grids_of(plan, hidden: Tensor, block: BlockArguments) -> list[Tensor]:
+    """The grids of factors 1, 2 and 4 as pixels, from what the in-projection wrote. Around planes there are zeros."""
+    batch, height, width, _ = block.x.shape
+    if not plan.grids:
+        return [hidden.view(batch, height, width, block.inter), hidden[:0], hidden[:0]]
+    grids = dict.fromkeys((1, 2, 4), hidden[:0])
+    for grid in plan.grids:
+        h, w, end = height // grid.factor, width // grid.factor, grid.lead + width // grid.factor
+        size = batch, block.inter, h, grid.pitch
+        planes = hidden[grid.offset :][: batch * block.inter * h * grid.pitch].view(size)
+        assert not planes[..., : grid.lead].any()
+        assert not planes[..., end:].any()
+        grids[grid.factor] = planes[..., grid.lead : end].permute(0, 2, 3, 1)
+        assert grids[grid.factor].shape == (batch, h, w, block.inter)
+    return list(grids.values())
+
+
 def run_block(block: BlockArguments, gpu=None) -> BlockRun:
     """The block as planned for one GPU; outputs and workspace start as NaN."""
     gpu = gpu or device("h100")
     plan, x = block_plan(block, gpu), block.x
-    hidden = x.new_full((*x.shape[:3], block.inter), torch.nan)
+    hidden = x.new_full((plan.hidden,), torch.nan)
     local = x.new_full((*x.shape[:3], block.out_weight.shape[1]), torch.nan)
     result = torch.full_like(x, torch.nan, memory_format=torch.contiguous_format)
     workspace = torch.full((plan.sums + plan.shifts,), torch.nan)
@@ -61,4 +80,6 @@ def run_block(block: BlockArguments, gpu=None) -> BlockRun:
     module().block(pyramid, x.shape[-1], addresses)
     sums, shifts = workspace.split([plan.sums, plan.shifts])
     dim = x.shape[-1]
-    return BlockRun(hidden, local, sums.view(len(x), -1, dim), shifts.view(-1, len(x), dim), result)
+    return BlockRun(
+        *grids_of(plan, hidden, block), local, sums.view(len(x), -1, dim), shifts.view(-1, len(x), dim), result
+    )

@@ -49,6 +49,10 @@ def linear(layer, x):
     return F.linear(x.double(), layer.weight.double(), None if layer.bias is None else layer.bias.double())
 
 
+def pooled(x, factor):
+    return F.avg_pool2d(x.permute(0, 3, 1, 2), factor).permute(0, 2, 3, 1)
+
+
 def rounded_once(tensor):
     """The error of exact values rounded to the storage type: half a last place at most, about a quarter over many."""
     return torch.finfo(tensor.dtype).eps * (0.25 if tensor.numel() > 500 else 0.5)
@@ -58,8 +62,18 @@ def assert_launches_match(block, x, residual, run):
     """Each launch against float64 on what it was given."""
     mean = x.double().mean(dim=(1, 2))
     shift = linear(block.pool_proj, mean)
+    exact = linear(block.in_proj, x)
+    grids = {
+        factor: grid
+        for factor, grid in zip((1, 2, 4), (run.hidden, run.halved, run.quartered), strict=True)
+        if grid.numel()
+    }
+    assert grids
     errors = {
-        "hidden": relative_error(run.hidden, linear(block.in_proj, x)),
+        f"grid {factor}": relative_error(grid, pooled(exact.to(x.dtype).double(), factor) if factor > 1 else exact)
+        for factor, grid in grids.items()
+    }
+    errors |= {
         "sums": relative_error(run.sums.double().sum(1) / x[0, ..., 0].numel(), mean),
         "result": relative_error(
             run.result,
@@ -68,7 +82,8 @@ def assert_launches_match(block, x, residual, run):
     }
     out_bias = 0 if block.out_proj.bias is None else block.out_proj.bias.double()
     errors["shifts"] = relative_error(run.shifts.double().sum(0), shift + out_bias)
-    bounds = {"hidden": rounded_once(run.hidden), "result": rounded_once(x), "sums": 1e-6, "shifts": 1e-6}
+    bounds = {f"grid {factor}": rounded_once(grid) for factor, grid in grids.items()}
+    bounds |= {"result": rounded_once(x), "sums": 1e-6, "shifts": 1e-6}
     assert {name: error for name, error in errors.items() if not error <= bounds[name]} == {}, errors
 
 
@@ -123,6 +138,32 @@ def test_sizes(host, size, dtype):
     block = make_block(dim, inter, dtype, factors=factors)
     x = make_x(block, batch, height, width, dtype)
     run = run_block(block.arguments(x, x.flip(2)))
+    assert_launches_match(block, x, x.flip(2), run)
+    assert_block_matches(block, x, x.flip(2), run)
+
+
+PLANAR_SIZES = [
+    # batch, height, width, dim, inter, factors, K: every margin of planes, tails of pixels and channels, no full grid
+    (2, 12, 20, 24, 40, (1, 2), 7),
+    (1, 34, 38, 72, 16, (1, 2), 9),
+    (1, 17, 33, 40, 24, (1, 1), 11),
+    (2, 36, 44, 16, 32, (4, 1, 2), 13),
+    (1, 8, 12, 136, 72, (2, 2), 17),
+    (1, 1, 3, 8, 16, (1, 1), 21),
+    (1, 64, 100, 16, 16, (1, 2), 25),
+]
+
+
+@pytest.mark.parametrize("size", PLANAR_SIZES, ids=str)
+def test_channel_planes(host, size, dtype):
+    """A pyramid on tensor cores reads planes that the in-projection writes, pooled where its stages are reduced."""
+    *size, kernel_size = size
+    batch, height, width, dim, inter, factors = size
+    block = make_block(dim, inter, dtype, kernel_size, factors)
+    x = make_x(block, batch, height, width, dtype)
+    arguments = block.arguments(x, x.flip(2))
+    assert {grid.factor for grid in block_plan(arguments).grids} == set(factors)
+    run = run_block(arguments)
     assert_launches_match(block, x, x.flip(2), run)
     assert_block_matches(block, x, x.flip(2), run)
 

@@ -139,8 +139,9 @@ def count_operator(shape: Shape, dtype: torch.dtype, gradients: bool) -> list[We
 def count_block(shape: Shape, dtype: torch.dtype) -> list[Weighted]:
     arguments = fused_block(shape, dtype)
     plan = block_plan(arguments, device("h200"))
+    across = -(-shape.width // plan.rectangle[1]) if plan.grids else 1
     choices = [
-        all_of(projection_blocks(plan.into, shape.batch)),
+        all_of(projection_blocks(plan.into, shape.batch, across)),
         evenly,
         *(all_of(pyramid_blocks(launch)) for launch in plan.pyramid),
         all_of(projection_blocks(plan.out, shape.batch)),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from host_block import BlockRun, block_plan, pyramid_problem
+from host_block import BlockRun, block_plan, grids_of, pyramid_problem
 from host_build import device, plan_problem
 from host_build import module as host_build
 from nvcc_ptx import entry_of, module, storage_of
@@ -129,7 +129,7 @@ def block(arguments: BlockArguments, executor: Executor) -> BlockRun:
     """What each of the block's launches writes."""
     gpu, x = executor.gpu or device("h100"), arguments.x
     plan = block_plan(arguments, gpu)
-    hidden = executor.output((*x.shape[:3], arguments.inter), x.dtype)
+    hidden = executor.output((plan.hidden,), x.dtype)
     local = executor.output((*x.shape[:3], arguments.out_weight.shape[1]), x.dtype)
     result = executor.output(x.shape, x.dtype)
     workspace = executor.output((plan.sums + plan.shifts,), torch.float32)
@@ -150,7 +150,9 @@ def block(arguments: BlockArguments, executor: Executor) -> BlockRun:
         host_build().block(pyramid, x.shape[-1], host_build().BlockTensors(**addresses))
     sums, shifts = workspace.split([plan.sums, plan.shifts])
     dim = x.shape[-1]
-    return BlockRun(hidden, local, sums.view(len(x), -1, dim), shifts.view(-1, len(x), dim), result)
+    return BlockRun(
+        *grids_of(plan, hidden, arguments), local, sums.view(len(x), -1, dim), shifts.view(-1, len(x), dim), result
+    )
 
 
 def forward(case: Case, executor: Executor) -> torch.Tensor:

@@ -35,14 +35,18 @@ def pyramid_blocks(plan) -> Sampled:
     return one_of_each(kinds | ({None: sorted(idle)} if idle else {}))
 
 
-def projection_blocks(plan, images: int) -> Sampled:
-    """Blocks of a 1 x 1 convolution differ by their outputs, and by whether theirs are an image's last pixels."""
+def projection_blocks(plan, images: int, across: int = 1) -> Sampled:
+    """Blocks of a 1 x 1 convolution differ by their outputs, and by whether theirs are pixels at an image's end.
+
+    `across`: tiles of pixels in a row of an image, where they are rectangles.
+    """
     columns, rest = divmod(plan.blocks, images * plan.row_tiles)
     assert rest == 0
     kinds = defaultdict(list)
     for block in range(plan.blocks):
         row_tile, column = block // columns % plan.row_tiles, block % columns
-        kinds[column, row_tile == plan.row_tiles - 1].append(block)
+        row, col = divmod(row_tile, across)
+        kinds[column, row == (plan.row_tiles - 1) // across, col == 0, col == across - 1].append(block)
     return one_of_each(kinds)
 
 

@@ -26,9 +26,9 @@ def assert_block_matches(layers, x, residual, **options):
         assert torch.equal(value, getattr(again, name)), name
 
 
-def assert_size_matches(size, dtype, **options):
+def assert_size_matches(size, dtype, kernel_size=3, **options):
     batch, height, width, dim, inter, factors = size
-    layers = test_block_kernels.make_block(dim, inter, dtype, factors=factors)
+    layers = test_block_kernels.make_block(dim, inter, dtype, kernel_size, factors)
     x = test_block_kernels.make_x(layers, batch, height, width, dtype)
     assert_block_matches(layers, x, x.flip(2), **options)
 
@@ -36,6 +36,14 @@ def assert_size_matches(size, dtype, **options):
 @pytest.mark.parametrize("size", [(3, 5, 7, 24, 16, (1, 2)), (1, 13, 17, 64, 32, (2, 1))], ids=str)
 def test_sizes(size):
     assert_size_matches(size, torch.float16)
+
+
+PLANAR_SIZES = [((1, 12, 20, 24, 40, (1, 2)), 7), ((1, 17, 33, 40, 24, (1, 1)), 13)]
+
+
+@pytest.mark.parametrize(("size", "kernel_size"), PLANAR_SIZES, ids=str)
+def test_channel_planes(size, kernel_size):
+    assert_size_matches(size, torch.bfloat16, kernel_size)
 
 
 def test_launches_but_the_first_follow():
@@ -50,6 +58,15 @@ def test_launches_but_the_first_follow():
 @pytest.mark.parametrize(("architecture", "dtype", "size"), in_turn(test_block_kernels.SIZES * 2, HALVES), ids=str)
 def test_every_size(architecture, dtype, size):
     assert_size_matches(size, dtype, compute_capability=architecture)
+
+
+@pytest.mark.ptx_full
+@pytest.mark.parametrize(
+    ("architecture", "dtype", "size"), in_turn(test_block_kernels.PLANAR_SIZES * 2, HALVES), ids=str
+)
+def test_every_channel_plane(architecture, dtype, size):
+    *size, kernel_size = size
+    assert_size_matches(size, dtype, kernel_size, compute_capability=architecture)
 
 
 TILES = [*itertools.product(test_block_kernels.TILES, test_block_kernels.TILES)]

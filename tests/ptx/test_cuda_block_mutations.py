@@ -10,17 +10,19 @@ from cuda_launches import Executor, block
 from host_build import module
 from mutations import AFTER_ANOTHER, MUTATIONS, WAITS, Subject, unnoticed
 
-# The launches, but for the pyramid between the last two: it is the operator's forward.
-LAUNCHES = {"in-projection": 0, "shift": 1, "out-projection": 3}
+# The launches, but for a pyramid that reads pixels: it is the operator's forward.
+LAUNCHES = {"in-projection": 0, "shift": 1, "out-projection": 3, "planar in-projection": 0, "planar pyramid": 2}
 PRODUCTS = {*WAITS, "operands of a product swapped", "matrices 2 bytes off"}
 NOT_IN = {  # kinds of instructions that a kernel does not have
     "in-projection": {AFTER_ANOTHER, "a warp's barrier removed", "another lane shuffled"},
     "shift": {*PRODUCTS, "a warp's barrier removed", "a store's tail negated"},
     "out-projection": {"a store's tail negated", "a warp's barrier removed", "another lane shuffled"},
+    "planar in-projection": {AFTER_ANOTHER, "a warp's barrier removed", "another lane shuffled"},
+    "planar pyramid": set(),
 }
 KINDS = [(launch, kind) for launch in LAUNCHES for kind in MUTATIONS if kind not in NOT_IN[launch]]
 # The wait behind a product's last step waits for groups that are empty: every step's copies have been waited for.
-WITHOUT_EFFECT = {(launch, kind): 1 for launch in ("in-projection", "out-projection") for kind in WAITS}
+WITHOUT_EFFECT = {(launch, kind): 1 for launch in LAUNCHES if launch.endswith("projection") for kind in WAITS}
 # By tile of both projections, a width and an inner width that get it. Six steps of 64 channels of the smallest tile end
 # where its results go, so that the barrier between is needed.
 SIZES = {(64, 64): (328, 328), (128, 128): (328, 328), (128, 160): (320, 320)}
@@ -29,8 +31,11 @@ SIZES = {(64, 64): (328, 328), (128, 128): (328, 328), (128, 160): (320, 320)}
 @cache
 def subject(launch: str, size: tuple[int, int] = (120, 72), tile: tuple[int, int] | None = None) -> Subject:
     """Two images, tails in pixels, in channels and in outputs, a residual; `tile` of both projections."""
-    layers = test_block_kernels.make_block(*size, torch.float16)
-    x = test_block_kernels.make_x(layers, 2, 9, 11, torch.float16)
+    kernel_size, height, width = 3, 9, 11
+    if launch.startswith("planar"):  # six steps of channels here too
+        kernel_size, height, width, size = 7, 10, 14, (328, size[1])
+    layers = test_block_kernels.make_block(*size, torch.float16, kernel_size)
+    x = test_block_kernels.make_x(layers, 2, height, width, torch.float16)
     residual, gpu = x.flip(2), None
     if tile:
         gpu = test_block_kernels.gpu_that_gets((tile, tile), layers, x, module())
@@ -66,7 +71,7 @@ def test_every_instruction_noticed(launch, kind):
 @pytest.mark.ptx_full
 @pytest.mark.parametrize(
     ("tile", "launch", "kind"),
-    [(tile, *pair) for tile, pair in itertools.product(SIZES, KINDS) if pair[0] != "shift"],
+    [(tile, *pair) for tile, pair in itertools.product(SIZES, KINDS) if pair[0] not in ("shift", "planar pyramid")],
     ids=str,
 )
 def test_noticed_in_every_tile(tile, launch, kind):

@@ -1,6 +1,7 @@
 // What the host hands to the fused block's kernels, by value.
 #pragma once
 
+#include "cuda/layout/channel_planes.h"
 #include "cuda/layout/product_tile.h"
 
 namespace deltaconv::cuda::fused_block {
@@ -23,6 +24,15 @@ struct InProjectionArguments {
   Projection<T> projection;
   const T* bias;  // [cols] or null
   float* sums;    // [images, row_tiles, depth]: sums of x over a tile's pixels
+};
+
+// The arguments of an in-projection that writes channel planes: `to` of the projection holds the planes of every grid.
+// Its row_tiles are rectangles of pixels, its col_tiles those of channels.
+template <class T>
+struct PlanarInProjectionArguments {
+  InProjectionArguments<T> in;
+  int32_t height, width;  // an image's
+  PlanarGrids grids;
 };
 
 // The arguments of the shift: partial[s][b][n] = sum over the channels k of slice s of mean[b][k] * weight[n][k]. The

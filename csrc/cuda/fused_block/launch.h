@@ -9,6 +9,9 @@ namespace deltaconv::cuda::fused_block {
 template <class T>
 void launch_in_projection(const ProjectionPlan& plan, const InProjectionArguments<T>& arguments, Stream stream);
 template <class T>
+void launch_planar_in_projection(const ProjectionPlan& plan, const PlanarInProjectionArguments<T>& arguments,
+                                 Stream stream);
+template <class T>
 void launch_shift(const Grid& grid, const ShiftArguments<T>& arguments, Stream stream);
 template <class T>
 void launch_out_projection(const ProjectionPlan& plan, const OutProjectionArguments<T>& arguments, Stream stream);

@@ -12,6 +12,30 @@ DELTACONV_DEVICE float* addend_of() {
   return reinterpret_cast<float*>(shared_memory() + Tile::kAddendOffset);
 }
 
+// Sums one step's channels over kPixels pixels, as a product with a matrix of ones; a warp takes 8 channels at a time.
+template <class T, class Tile, int kPixels>
+DELTACONV_DEVICE void sum_pixels(const T* pixels, int step, int32_t channels, float* sums) {
+  const uint32_t pair_of_ones = pack_pair<T>(1.0f, 1.0f);
+  const FragmentA ones{{pair_of_ones, pair_of_ones}};
+  DELTACONV_NO_UNROLL
+  for (int chunk = warp_index(); chunk < kProductDepth / 8; chunk += Tile::kThreads / kWarp) {
+    Accumulator sum{{0, 0, 0, 0}};
+    // Not unrolled, because the registers belong to the main product.
+    DELTACONV_NO_UNROLL
+    for (int row = 0; row < kPixels; row += 32) {
+      FragmentA upper, lower;  // 16 pixels each
+      load_fragments_transposed(pixels + row * kProductDepth + chunk_offset(lane_index(), chunk), upper, lower);
+      multiply_add<T>(sum, ones, ones, upper.words[0], upper.words[1]);
+      multiply_add<T>(sum, ones, ones, lower.words[0], lower.words[1]);
+    }
+    const int32_t channel = step * kProductDepth + 8 * chunk + 2 * lane_index();
+    if (lane_index() < 4 && channel < channels) {
+      sums[channel] = sum.values[0];
+      sums[channel + 1] = sum.values[1];
+    }
+  }
+}
+
 template <class T, class Tile>
 struct InProjection {
   static constexpr int kMaxThreads = Tile::kThreads, kMinBlocks = 512 / Tile::kThreads;
@@ -19,7 +43,7 @@ struct InProjection {
   static DELTACONV_DEVICE void run(const InProjectionArguments<T>& arguments) {
     const Projection<T>& projection = arguments.projection;
     const ProductPlace<Tile> place(projection);
-    Product<T, Tile> product(projection, place);
+    Product<T, Tile> product = product_of_pixels<T, Tile>(projection, place);
     float* addend = addend_of<Tile>();
     for (int c = thread_index(); c < Tile::kCols; c += Tile::kThreads) {
       const int32_t col = place.col() + c;
@@ -30,7 +54,7 @@ struct InProjection {
       if (step != turn) return;
       turn += projection.col_tiles;
       const int64_t tile = int64_t{place.image} * projection.row_tiles + place.row_tile;
-      sum_pixels(pixels, step, projection.depth, arguments.sums + tile * projection.depth);
+      sum_pixels<T, Tile, Tile::kRows>(pixels, step, projection.depth, arguments.sums + tile * projection.depth);
     });
     struct Nothing {};
     const auto load = [](int64_t) { return Nothing{}; };
@@ -38,31 +62,6 @@ struct InProjection {
       DELTACONV_UNROLL
       for (int e = 0; e < 8; ++e) values[e] += addend[col + e];
     });
-  }
-
- private:
-  // Sums one step's channels over the tile's pixels, as a product with a matrix of ones; a warp takes 8 channels
-  // at a time.
-  static DELTACONV_DEVICE void sum_pixels(const T* pixels, int step, int32_t channels, float* sums) {
-    const uint32_t pair_of_ones = pack_pair<T>(1.0f, 1.0f);
-    const FragmentA ones{{pair_of_ones, pair_of_ones}};
-    DELTACONV_NO_UNROLL
-    for (int chunk = warp_index(); chunk < kProductDepth / 8; chunk += Tile::kThreads / kWarp) {
-      Accumulator sum{{0, 0, 0, 0}};
-      // Not unrolled, because the registers belong to the main product.
-      DELTACONV_NO_UNROLL
-      for (int row = 0; row < Tile::kRows; row += 32) {
-        FragmentA upper, lower;  // 16 pixels each
-        load_fragments_transposed(pixels + row * kProductDepth + chunk_offset(lane_index(), chunk), upper, lower);
-        multiply_add<T>(sum, ones, ones, upper.words[0], upper.words[1]);
-        multiply_add<T>(sum, ones, ones, lower.words[0], lower.words[1]);
-      }
-      const int32_t channel = step * kProductDepth + 8 * chunk + 2 * lane_index();
-      if (lane_index() < 4 && channel < channels) {
-        sums[channel] = sum.values[0];
-        sums[channel + 1] = sum.values[1];
-      }
-    }
   }
 };
 
@@ -73,7 +72,7 @@ struct OutProjection {
   static DELTACONV_DEVICE void run(const OutProjectionArguments<T>& arguments) {
     const Projection<T>& projection = arguments.projection;
     const ProductPlace<Tile> place(projection);
-    Product<T, Tile> product(projection, place);
+    Product<T, Tile> product = product_of_pixels<T, Tile>(projection, place);
     float* addend = addend_of<Tile>();
     for (int c = thread_index(); c < Tile::kCols; c += Tile::kThreads) {
       addend[c] = shift(arguments, place.image, place.col() + c);

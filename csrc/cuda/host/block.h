@@ -15,7 +15,7 @@ struct HostFusedBlockTensors {
 // `pyramid` has its filters; its x is ignored.
 inline void run_block(HostProblem pyramid, int64_t dim, const HostFusedBlockTensors& at) {
   const Sizes& sizes = pyramid.plan.sizes;
-  pyramid.x = {at.hidden, sizes.H * sizes.W * sizes.C, sizes.W * sizes.C, sizes.C};
+  pyramid.x = {at.hidden, sizes.H * sizes.W * sizes.C, sizes.W * sizes.C, sizes.C};  // unless it is planes
   const auto run = [&](auto element) {
     using T = decltype(element);
     const auto input = [](uintptr_t address) { return reinterpret_cast<const T*>(address); };

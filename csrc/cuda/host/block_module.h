@@ -19,10 +19,27 @@ inline void bind_block(pybind11::module_& m) {
       .def_property_readonly("threads", [](const ProjectionPlan& plan) { return plan.grid.threads; })
       .def_property_readonly("shared_bytes", [](const ProjectionPlan& plan) { return plan.grid.shared_bytes; });
 
+  py::class_<PlanarGrid>(m, "PlanarGrid")
+      .def_property_readonly("factor", [](const PlanarGrid& grid) { return 1 << grid.factor_bits; })
+      .def_readonly("offset", &PlanarGrid::offset)
+      .def_property_readonly("lead", [](const PlanarGrid& grid) { return grid.planes.lead; })
+      .def_property_readonly("pitch", [](const PlanarGrid& grid) { return grid.planes.pitch; });
+
   py::class_<FusedBlockPlan>(m, "BlockPlan")
       .def_readonly("into", &FusedBlockPlan::in)
       .def_readonly("pyramid", &FusedBlockPlan::pyramid)
       .def_readonly("out", &FusedBlockPlan::out)
+      .def_property_readonly("grids",
+                             [](const FusedBlockPlan& plan) {
+                               const PlanarGrid* first = plan.planes.at;
+                               return std::vector<PlanarGrid>(first, first + plan.planes.count);
+                             })
+      .def_property_readonly("rectangle",
+                             [](const FusedBlockPlan& plan) {
+                               const int32_t bits = plan.planes.width_bits;
+                               return std::pair(plan.in.tile_rows >> bits, 1 << bits);
+                             })
+      .def_readonly("hidden", &FusedBlockPlan::hidden)
       .def_readonly("sums", &FusedBlockPlan::sums)
       .def_readonly("shifts", &FusedBlockPlan::shifts)
       .def_readonly("shift_slices", &FusedBlockPlan::shift_slices)

@@ -22,8 +22,8 @@ bool run(HostProblem pyramid, int64_t dim, bool with_residual) {
   Buffer<T> x(pixels * dim), residual(pixels * dim), weight(sizes.S * sizes.K * sizes.K * inter), bias(sizes.S * inter),
       in_weight(inter * dim), in_bias(inter), out_weight(dim * local), out_bias(dim), pool_weight(dim * dim),
       pool_bias(dim);
-  Buffer<T> hidden(pixels * inter), between(pixels * local), result(pixels * dim);
   const FusedBlockPlan plan = fused_block_plan({pyramid.plan, dim}, pyramid.device);
+  Buffer<T> hidden(plan.hidden), between(pixels * local), result(pixels * dim);
   Buffer<float> workspace(plan.sums + plan.shifts);
   std::mt19937 generator(0);
   for (Buffer<T>* input :

@@ -18,7 +18,7 @@ struct AdjointTile {
   static DELTACONV_ANYWHERE int plane_bytes(int K) {
     const int plane = Banded::plane_elements(K) * 2, results = Banded::kRows * Banded::kResultPitch * 4;
     const int bytes = plane > results ? plane : results;
-    return bytes + (64 - bytes % 128 + 128) % 128;
+    return bytes + static_cast<int>((64u - static_cast<unsigned>(bytes)) % 128);
   }
   static DELTACONV_ANYWHERE int64_t shared_bytes(int K) {
     return int64_t{kAdjointChannels} * (plane_bytes(K) + Banded::filter_words(K) * 4);

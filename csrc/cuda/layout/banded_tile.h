@@ -23,6 +23,7 @@
 //   banded_slot(c)      0   2   4  ...  14   1   3  ...  15
 #pragma once
 
+#include "cuda/device/types.h"
 #include "cuda/layout/band.h"
 #include "cuda/layout/stages.h"
 
@@ -57,6 +58,12 @@ struct BandedTile {
   static constexpr int kLoads = kFragments + kBand - 1;  // fragments of 8 columns in a row of the plane
   static constexpr int kPitch = 8 * (kLoads | 1);
 
+  // How a warp copies a window: 16 bytes a lane, kCopiedLanes lanes to a row. Shared memory takes the accesses of 8
+  // lanes at a time, all banks, so that rows with a gap between them begin with another eight, or half of one. The
+  // rows at once are even in number, so that a lane keeps to rows of one parity.
+  static constexpr int kCopiedLanes = kLoads % 2 == 1 ? kLoads : (kLoads + 3) / 4 * 4;
+  static constexpr int kCopiedRows = kWarp / kCopiedLanes / 2 * 2;
+
   // Gated results wait for those of the other channels where the pair's planes were, as [kRows][kResultPitch] float32.
   // Half a warp, which stores of 8 bytes take at a time, writes 8 words to each of 4 rows that are kStep apart: these
   // rows are 8 banks apart.
@@ -70,7 +77,7 @@ struct BandedTile {
   static DELTACONV_ANYWHERE int pair_bytes(int K) {
     const int planes = 2 * plane_elements(K) * 2, results = kRows * kResultPitch * 4;
     const int bytes = planes > results ? planes : results;
-    return bytes + (64 - bytes % 128 + 128) % 128;
+    return bytes + static_cast<int>((64u - static_cast<unsigned>(bytes)) % 128);
   }
   static DELTACONV_ANYWHERE int bias_word(int K) { return K * (K + 1); }
   // K (K + 1) is even, so that filters are an odd number of words apart.

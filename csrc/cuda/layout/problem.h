@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/device/types.h"
+#include "cuda/layout/channel_planes.h"
 #include "cuda/layout/stages.h"
 #include "pyramid.h"
 
@@ -34,6 +35,17 @@ struct ForwardArguments {
   Problem<T> problem;
   Image<const T> residual;  // data is null without one
   T* result;                // contiguous [B, H, W, S * C / 2]
+};
+
+// The arguments of a fused block's pyramid that reads channel planes (channel_planes.h). Its problem's x is not used.
+template <class T>
+struct PlanarForwardArguments {
+  struct Input {
+    const T* data;
+    ChannelPlanes planes;
+  };
+  ForwardArguments<T> forward;
+  Input inputs[kMaxStages];  // the grid of each of stages.at
 };
 
 // A part of the workspace begins at workspace + the stage's offset, in floats; plan/plan.h says what the parts are.

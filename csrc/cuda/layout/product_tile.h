@@ -27,7 +27,7 @@ struct ProductTile {
 
   static constexpr int kOperandBytes = 2 * kStepElements * kSteps, kSumBytes = 4 * kRows * kPitch;
   static constexpr int kAddendOffset = kOperandBytes > kSumBytes ? kOperandBytes : kSumBytes;
-  static constexpr int kSharedBytes = kAddendOffset + 4 * kCols;
+  static constexpr int kSharedBytes = kAddendOffset + 4 * (kRows > kCols ? kRows : kCols);
 };
 
 // Calls visit with each tile that there are kernels of. 160 columns divide the widths of Stable Diffusion's blocks
@@ -37,6 +37,14 @@ void for_each_product_tile(const Visit& visit) {
   visit(ProductTile<64, 64, 32, 32, 5>());  // for launches of few CTAs, which wait for memory
   visit(ProductTile<128, 128, 64, 32, 3>());
   visit(ProductTile<128, 160, 32, 80, 3>());
+}
+
+// The tiles of an in-projection that writes channel planes: their rows are output channels, their columns pixels.
+template <class Visit>
+void for_each_planar_product_tile(const Visit& visit) {
+  visit(ProductTile<64, 64, 32, 32, 5>());
+  visit(ProductTile<128, 128, 64, 32, 3>());
+  visit(ProductTile<160, 128, 80, 32, 3>());
 }
 
 // The kernel of the pooled average: threads of a CTA, and the channels of the mean and the outputs that it takes.

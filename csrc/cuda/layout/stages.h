@@ -80,11 +80,14 @@ struct Stages {
   CtaOrder order = {};
 };
 
-inline Tiling tile_stage(const Axis& rows, const Axis& cols, int32_t tile_rows, int32_t tile_cols, bool share_borders) {
+// Tiles that share borders begin at multiples of `aligned` columns, and share more columns for that.
+inline Tiling tile_stage(const Axis& rows, const Axis& cols, int32_t tile_rows, int32_t tile_cols, bool share_borders,
+                         int32_t aligned = 1) {
   const auto count = [](int32_t size, int32_t tile, int32_t step) {
     return size <= tile ? 1 : 1 + (size - tile + step - 1) / step;
   };
-  const int32_t shared = share_borders ? 1 : 0, step_rows = tile_rows - shared, step_cols = tile_cols - shared;
+  const int32_t shared = share_borders ? 1 : 0, step_rows = tile_rows - shared;
+  const int32_t step_cols = (tile_cols - shared) / aligned * aligned;
   const int32_t count_rows = count(rows.reduced, tile_rows, step_rows);
   const int32_t count_cols = count(cols.reduced, tile_cols, step_cols);
   return {tile_rows, tile_cols, step_rows, step_cols, count_rows, count_cols, 0};

@@ -51,12 +51,18 @@ struct FusedBlock {
 };
 
 template <class T>
-Tensor launch_on(const FusedBlock& block, const FusedBlockProblem& problem) {
-  const Tensor &x = block.x, &hidden = block.pyramid.x;
+Tensor launch_on(FusedBlock& block, const FusedBlockProblem& problem) {
+  const Tensor& x = block.x;
   const Sizes& sizes = block.pyramid.sizes;
   const int32_t device = x.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
   const FusedBlockPlan& plan = remembered_fused_block_plan(problem, device_properties(device));
+  const Problem<T> pyramid = problem_of<T>(block.pyramid, true);
+  Tensor& hidden = block.pyramid.x;
+  if (plan.planar()) {
+    hidden = x;  // lets its memory go first
+    hidden = torch::stable::new_empty(x, {plan.hidden});
+  }
   const Tensor local = torch::stable::new_empty(x, {sizes.B, sizes.H, sizes.W, plan.out.depth});
   const Tensor result = torch::stable::new_empty(x, {sizes.B, sizes.H, sizes.W, problem.dim});
   const Tensor workspace = torch::stable::new_empty(x, {plan.sums + plan.shifts}, ScalarType::Float);
@@ -72,7 +78,7 @@ Tensor launch_on(const FusedBlock& block, const FusedBlockProblem& problem) {
                                      static_cast<T*>(local.mutable_data_ptr()),
                                      static_cast<T*>(result.mutable_data_ptr()),
                                      static_cast<float*>(workspace.mutable_data_ptr())};
-  launch_fused_block<T>(plan, tensors, problem_of<T>(block.pyramid, true), current_stream(device));
+  launch_fused_block<T>(plan, tensors, pyramid, current_stream(device));
   return result;
 }
 
@@ -87,13 +93,13 @@ Tensor block_cuda(const Tensor& x, const Tensor& in_weight, const std::optional<
   const int64_t local = static_cast<int64_t>(factors.size()) * (inter / 2);
   STD_TORCH_CHECK(dim % 8 == 0 && inter % 8 == 0 && local % 8 == 0,
                   "x, in_weight, out_weight: expected multiples of 8 channels, got ", dim, ", ", inter, ", ", local);
-  const Tensor hidden = torch::stable::new_empty(x, {shape[0], shape[1], shape[2], inter});
   FusedBlock block{dense("x", x, x, shape),
                    std::nullopt,
                    Linear("in_weight, in_bias", in_weight, in_bias, x, inter, dim),
                    Linear("out_weight, out_bias", out_weight, out_bias, x, dim, local),
                    Linear("pool_weight, pool_bias", pool_weight, pool_bias, x, dim, dim),
-                   Inputs(hidden, weight, bias, std::move(factors), gate, gate_scale)};
+                   Inputs(torch::stable::new_empty(x, {shape[0], shape[1], shape[2], inter}), weight, bias,
+                          std::move(factors), gate, gate_scale)};
   if (residual) block.residual = dense("residual", *residual, x, shape);
   const FusedBlockProblem problem{plan_problem_of(block.pyramid), dim};
   if (block.pyramid.empty()) return torch::stable::new_empty(x, shape);

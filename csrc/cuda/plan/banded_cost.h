@@ -17,17 +17,7 @@ class CtaWork {
 
   // The forward loads, multiplies, gates and stores. CTAs of kBandedThreads load the half of v while they multiply u.
   WorkPhases forward() const {
-    WorkPhase store{{}, 0, 2 * kBandedPairs * pixels_written(), 1};
-    if (stage_.rows.factor == 1) {
-      store.add(kStored, results() * kVectors / kWarp);
-    } else {
-      const double columns = upsampled(stage_.cols, stage_.tiling.step_cols) * kVectors;
-      const double rows = upsampled(stage_.rows, stage_.tiling.step_rows);
-      const double runs = std::clamp(std::floor(warps_ * kWarp / columns), 1.0, rows);
-      store.add(kUpsampled, columns * rows / kWarp);
-      store.add(kGridPixel, columns / kWarp * (rows / stage_.rows.factor + 2 * runs));
-    }
-    WorkPhases phases{first_load(), {}, {}, store};
+    WorkPhases phases{first_load(), {}, {}, forward_store()};
     const WorkPhase gate = WorkPhase().add(kGatedValue, kBandedPairs * values());
     if (warps_ == kBandedPairs) {
       phases[1] = load_half() + convolution(kBandedPairs);
@@ -37,6 +27,16 @@ class CtaWork {
       phases[1] = convolution(2 * kBandedPairs) + gate;
     }
     return phases;
+  }
+
+  // The forward of a fused block copies windows of channel planes, which reduced stages have of their own grid.
+  WorkPhases planar_forward() const {
+    WorkPhase load = filters();
+    load.add(kCopy, 2 * kBandedPairs * std::ceil((Banded::kRows + K_ - 1) / Banded::kCopiedRows));
+    load.bytes += 2 * 2 * kBandedPairs * window_values();
+    load.asynchronous = true;
+    const WorkPhase gate = WorkPhase().add(kGatedValue, kBandedPairs * values());
+    return {load, convolution(2 * kBandedPairs) + gate, {}, forward_store()};
   }
 
   // Through the gate: as the forward, then the result's gradient; in reduced stages it reads each pixel's gradient for
@@ -58,7 +58,7 @@ class CtaWork {
     WorkPhase& load = phases[0];
     load.add(kAdjointWarp, warps_);
     if (stage_.index >= 0) {
-      load.add(kCopy, kAdjointChannels * (Banded::kRows + K_ - 1) * Banded::kLoads / kWarp);
+      load.add(kCopy, kAdjointChannels * std::ceil((Banded::kRows + K_ - 1) / Banded::kCopiedRows));
       load.add(kFlippedTap, std::ceil(K_ / 2) * 8 * std::ceil((K_ + 1) / 8));
       load.bytes = 2 * kAdjointChannels * (window_values() + K_ * K_);
       load.waits = 1;
@@ -107,11 +107,20 @@ class CtaWork {
     }
     return phase;
   }
-  // The half of u and the filters.
-  WorkPhase first_load() const {
+  WorkPhase filters() const {
     WorkPhase phase{{}, 0, 2 * 2 * kBandedPairs * K_ * K_, 1};
-    phase.add(kWarpStart, warps_).add(kFilterTap, K_ * (8 * Banded::kBand - 7));
-    return phase + load_half();
+    return phase.add(kWarpStart, warps_).add(kFilterTap, K_ * (8 * Banded::kBand - 7));
+  }
+  // The half of u and the filters.
+  WorkPhase first_load() const { return filters() + load_half(); }
+  WorkPhase forward_store() const {
+    WorkPhase store{{}, 0, 2 * kBandedPairs * pixels_written(), 1};
+    if (stage_.rows.factor == 1) return store.add(kStored, results() * kVectors / kWarp);
+    const double columns = upsampled(stage_.cols, stage_.tiling.step_cols) * kVectors;
+    const double rows = upsampled(stage_.rows, stage_.tiling.step_rows);
+    const double runs = std::clamp(std::floor(warps_ * kWarp / columns), 1.0, rows);
+    store.add(kUpsampled, columns * rows / kWarp);
+    return store.add(kGridPixel, columns / kWarp * (rows / stage_.rows.factor + 2 * runs));
   }
   WorkPhase convolution(double channels) const {
     const double steps = channels * (K_ + 1) / 2, products = Banded::kBand * Banded::kFragments * Banded::kStep;

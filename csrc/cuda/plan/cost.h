@@ -27,7 +27,8 @@ inline constexpr double kMemoryLatency = 900, kBytesInFlight = 64;
 struct Phase {
   double instructions = 0, products = 0, wavefronts = 0;  // all warps together
   double bytes = 0;                                       // between the L2 and the multiprocessor
-  double waits = 0;  // times that all warps wait for memory, or for a barrier behind it
+  double waits = 0;           // times that all warps wait for memory, or for a barrier behind it
+  bool asynchronous = false;  // all bytes are in flight at once, not in registers
 
   double computing() const {
     return std::max({instructions / kSchedulers, products * kProductCycles, wavefronts * kSharedCycles});
@@ -46,10 +47,11 @@ using CtaCost = std::array<Phase, 4>;
 inline CtaCycles cta_cycles(const CtaCost& cost, int32_t threads, double at_once) {
   const double unfilled = std::max(1.0, kWarpsThatFill * kWarp / threads);
   const double most = std::min(kMostBytesPerCycle, kBytesPerCycle / std::min(at_once, 1.0));
-  const double bandwidth = std::min(most, threads * kBytesInFlight / kMemoryLatency);
+  const double by_registers = std::min(most, threads * kBytesInFlight / kMemoryLatency);
   CtaCycles cycles{};
   Phase all;
   for (const Phase& phase : cost) {
+    const double bandwidth = phase.asynchronous ? most : by_registers;
     cycles.alone += std::max(phase.computing() * unfilled, phase.bytes / bandwidth) + phase.waits * kMemoryLatency;
     all = all + phase;
   }

@@ -37,26 +37,91 @@ double projection_cycles(const ProjectionPlan& plan, const DeviceProperties& dev
   return most * std::max(compute, traffic) + std::ceil(most / resident) * 2 * kMemoryLatency;
 }
 
+// A tile and how many of them there are: of pixels of an image, and of channels.
+struct ProjectionTiles {
+  int32_t rows, cols;
+  int64_t row_tiles, col_tiles;
+};
+
+// Makes this tile the best if it is faster and its shared memory is there, and says whether it did.
+template <class Tile>
+bool consider(const Sizes& sizes, int64_t depth, int64_t cols, const DeviceProperties& device,
+              const ProjectionTiles& tiles, std::optional<ProjectionPlan>& best) {
+  if (Tile::kSharedBytes > device.shared_per_block) return false;
+  ProjectionPlan plan{{sizes.B * tiles.row_tiles * tiles.col_tiles, Tile::kThreads, Tile::kSharedBytes},
+                      tiles.rows,
+                      tiles.cols,
+                      static_cast<int32_t>(tiles.row_tiles),
+                      static_cast<int32_t>(tiles.col_tiles),
+                      depth,
+                      cols,
+                      0};
+  plan.estimated_cycles = projection_cycles<Tile>(plan, device);
+  if (best && plan.estimated_cycles >= best->estimated_cycles) return false;
+  best = plan;
+  return true;
+}
+
+ProjectionPlan checked(const std::optional<ProjectionPlan>& best) {
+  if (!best) throw std::runtime_error("block: no tile of its projections fits this GPU's shared memory");
+  check_grid(best->grid);
+  return *best;
+}
+
 ProjectionPlan projection_plan(const Sizes& sizes, int64_t depth, int64_t cols, const DeviceProperties& device) {
   std::optional<ProjectionPlan> best;
   fused_block::for_each_product_tile([&](auto tile) {
     using Tile = decltype(tile);
-    if (Tile::kSharedBytes > device.shared_per_block) return;
-    const int64_t row_tiles = divide_up(sizes.H * sizes.W, Tile::kRows), col_tiles = divide_up(cols, Tile::kCols);
-    ProjectionPlan plan{{sizes.B * row_tiles * col_tiles, Tile::kThreads, Tile::kSharedBytes},
-                        Tile::kRows,
-                        Tile::kCols,
-                        static_cast<int32_t>(row_tiles),
-                        static_cast<int32_t>(col_tiles),
-                        depth,
-                        cols,
-                        0};
-    plan.estimated_cycles = projection_cycles<Tile>(plan, device);
-    if (!best || plan.estimated_cycles < best->estimated_cycles) best = plan;
+    const ProjectionTiles tiles{Tile::kRows, Tile::kCols, divide_up(sizes.H * sizes.W, Tile::kRows),
+                                divide_up(cols, Tile::kCols)};
+    consider<Tile>(sizes, depth, cols, device, tiles, best);
   });
-  if (!best) throw std::runtime_error("block: no tile of its projections fits this GPU's shared memory");
-  check_grid(best->grid);
-  return *best;
+  return checked(best);
+}
+
+// The grids that the in-projection can write for these stages; none where a stage's windows are not all of 1, 2 or 4
+// pixels in a row, which its rectangles of pixels could not hold.
+PlanarGrids planar_grids(const PlanProblem& problem) {
+  const Sizes& sizes = problem.sizes;
+  const auto is_planar = [&](int64_t factor) {
+    return (factor == 1 || factor == 2 || factor == 4) && sizes.H % factor == 0 && sizes.W % factor == 0;
+  };
+  if (!std::all_of(problem.factors.begin(), problem.factors.end(), is_planar)) return {};
+  PlanarGrids grids;
+  for (int32_t bits = 0; bits <= PlanarGrids::kMostFactorBits; ++bits) {
+    const int64_t factor = int64_t{1} << bits;
+    if (std::find(problem.factors.begin(), problem.factors.end(), factor) == problem.factors.end()) continue;
+    const ChannelPlanes planes(static_cast<int32_t>(sizes.H / factor), static_cast<int32_t>(sizes.W / factor), sizes);
+    grids.at[grids.count++] = {bits, planes, grids.elements};
+    grids.elements += planes.plane(sizes.B, 0);
+  }
+  return grids;
+}
+
+// The in-projection that writes `grids`, and their rectangles: those that are fewest, the widest of them.
+ProjectionPlan planar_projection_plan(const Sizes& sizes, int64_t depth, const DeviceProperties& device,
+                                      PlanarGrids& grids) {
+  std::optional<ProjectionPlan> best;
+  const int32_t factor_bits = grids.at[grids.count - 1].factor_bits;
+  fused_block::for_each_planar_product_tile([&](auto tile) {
+    using Tile = decltype(tile);
+    ProjectionTiles tiles{Tile::kCols, Tile::kRows, 0, divide_up(sizes.C, Tile::kRows)};
+    int32_t widest = 0;
+    // Four pooled pixels are stored at once, and a thread's copies keep to a column of the rectangle.
+    for (int32_t bits = std::max(3, factor_bits + 2); 1 << bits <= Tile::kThreads / (fused_block::kProductDepth / 8);
+         ++bits) {
+      const int64_t height = Tile::kCols >> bits;
+      if (height % (int64_t{1} << factor_bits) != 0) continue;
+      const int64_t count = divide_up(sizes.H, height) * divide_up(sizes.W, int64_t{1} << bits);
+      if (tiles.row_tiles != 0 && count > tiles.row_tiles) continue;
+      tiles.row_tiles = count;
+      widest = bits;
+    }
+    if (!consider<Tile>(sizes, depth, sizes.C, device, tiles, best)) return;
+    grids.width_bits = widest;
+    grids.across = static_cast<int32_t>(divide_up(sizes.W, int64_t{1} << widest));
+  });
+  return checked(best);
 }
 
 }  // namespace
@@ -64,8 +129,19 @@ ProjectionPlan projection_plan(const Sizes& sizes, int64_t depth, int64_t cols, 
 FusedBlockPlan fused_block_plan(const FusedBlockProblem& problem, const DeviceProperties& device) {
   const Sizes& sizes = problem.pyramid.sizes;
   FusedBlockPlan plan{};
-  plan.in = projection_plan(sizes, problem.dim, sizes.C, device);
-  plan.pyramid = forward_plan(problem.pyramid, device);
+  if (problem.pyramid.path != Path::kCudaCores && sizes.S <= kMaxStages) plan.planes = planar_grids(problem.pyramid);
+  std::optional<LaunchPlan> planar;
+  if (plan.planar()) planar = tensor_cores::planar_forward_launch(problem.pyramid, device);
+  if (planar) {
+    plan.in = planar_projection_plan(sizes, problem.dim, device, plan.planes);
+    check_grid(planar->grid);
+    plan.pyramid = {*planar};
+  } else {
+    plan.planes = {};
+    plan.in = projection_plan(sizes, problem.dim, sizes.C, device);
+    plan.pyramid = forward_plan(problem.pyramid, device);
+  }
+  plan.hidden = plan.planar() ? plan.planes.elements : sizes.B * sizes.H * sizes.W * sizes.C;
   plan.out = projection_plan(sizes, sizes.S * (sizes.C / 2), problem.dim, device);
   plan.shift_slices = static_cast<int32_t>(divide_up(problem.dim, fused_block::kShiftChannels));
   plan.shift_output_tiles = static_cast<int32_t>(divide_up(problem.dim, fused_block::kShiftOutputs));
@@ -93,6 +169,10 @@ std::string explain(const FusedBlockPlan& plan) {
   text << "block at inference: " << plan.launches() << " launches, workspace " << 4 * (plan.sums + plan.shifts)
        << " bytes\n";
   describe(text, "in-projection and sums of x", plan.in);
+  if (plan.planar()) {
+    text << "  writes planes of channels, " << plan.planes.elements << " values, in rectangles of "
+         << (plan.in.tile_rows >> plan.planes.width_bits) << " x " << (1 << plan.planes.width_bits) << " pixels\n";
+  }
   text << explain(plan.pyramid);
   text << "block, pooled average, CUDA cores: " << plan.shift.blocks << " blocks of " << plan.shift.threads
        << " threads, " << plan.shift.shared_bytes << " bytes of shared memory\n";

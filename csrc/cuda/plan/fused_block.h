@@ -2,6 +2,7 @@
 // which need no CUDA.
 #pragma once
 
+#include "cuda/layout/channel_planes.h"
 #include "cuda/plan/plan.h"
 
 namespace deltaconv::cuda {
@@ -23,12 +24,16 @@ struct ProjectionPlan {
 
 struct FusedBlockPlan {
   ProjectionPlan in;
+  // What the in-projection writes: planes of channels, or pixels ([B, H, W, C]) where there are no grids.
+  PlanarGrids planes;
   std::vector<LaunchPlan> pyramid;
   Grid shift;
   int32_t shift_slices, shift_output_tiles;
   ProjectionPlan out;
+  int64_t hidden;        // values of what the in-projection writes
   int64_t sums, shifts;  // floats of workspace: the partial sums of the mean, and of the shift
 
+  bool planar() const { return planes.count > 0; }
   int64_t launches() const { return 3 + static_cast<int64_t>(pyramid.size()); }
 };
 

@@ -130,6 +130,9 @@ namespace tensor_cores {  // whose functions return nothing where no tile fits t
 std::optional<LaunchPlan> forward_launch(const PlanProblem& problem, const DeviceProperties& device,
                                          int32_t first_stage, int32_t count);
 
+// The forward's launch of all stages where a fused block's in-projection writes channel planes.
+std::optional<LaunchPlan> planar_forward_launch(const PlanProblem& problem, const DeviceProperties& device);
+
 // The launches of the backward pass: through the gate, adjoint convolutions, the weight gradient.
 std::optional<LaunchPlan> gate_launch(const PlanProblem& problem, const DeviceProperties& device,
                                       const std::vector<Stage>& stages);

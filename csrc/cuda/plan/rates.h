@@ -26,7 +26,7 @@ inline constexpr Rate kRates[kWorks] = {
     {0, 0},           // kPlaneValue
     {187.2, 19.94},   // kKeptInputs
     {408, 0},         // kAdjointWarp
-    {28.37, 14.59},   // kCopy
+    {12.2, 4.2},      // kCopy
     {23.84, 0},       // kFlippedTap
     {8.86, 0},        // kSum
     {1.107, 0},       // kSumStored

@@ -29,7 +29,7 @@ enum Work : int {
   kPlaneValue,   // an accumulator written to a plane of gradients
   kKeptInputs,   // 16 bytes of a plane of inputs kept
   kAdjointWarp,  // a warp of a flipped convolution, once
-  kCopy,         // 16 bytes of a plane of gradients to shared memory
+  kCopy,         // some rows of a window of a plane to shared memory, 16 bytes a thread
   kFlippedTap,   // a tap of two kernel rows of 16 channels to shared memory
   kSum,          // an accumulator of a flipped convolution to shared memory
   kSumStored,    // 8 channels of a pixel stored
@@ -54,10 +54,11 @@ struct Rate {
   double instructions, wavefronts;
 };
 
-// A phase of a CTA: its work, the tensor cores' products of 16 x 8 x 16, bytes and waits as in Phase.
+// A phase of a CTA: its work, the tensor cores' products of 16 x 8 x 16, the rest as in Phase.
 struct WorkPhase {
   std::array<double, kWorks> counts{};
   double products = 0, bytes = 0, waits = 0;
+  bool asynchronous = false;
 
   WorkPhase& add(Work work, double count) {
     counts[work] += count;
@@ -67,7 +68,7 @@ struct WorkPhase {
 
 inline WorkPhase operator+(WorkPhase a, const WorkPhase& b) {
   for (int i = 0; i < kWorks; ++i) a.counts[i] += b.counts[i];
-  return {a.counts, a.products + b.products, a.bytes + b.bytes, a.waits + b.waits};
+  return {a.counts, a.products + b.products, a.bytes + b.bytes, a.waits + b.waits, a.asynchronous || b.asynchronous};
 }
 
 using WorkPhases = std::array<WorkPhase, 4>;

@@ -52,9 +52,11 @@ struct PyramidBackwardInput {
     const T* gradients = reinterpret_cast<const T*>(arguments.workspace + arguments.grad_a[stage.index]) +
                          grid.plane(tile.image, tile.channel);
     const auto channels = static_cast<int32_t>(sizes.C - tile.channel);
+    const int32_t left = tile.col - K / 2 + grid.lead;  // a multiple of 8, as is the pitch
     for (int c = warp_index(); c < kAdjointChannels; c += warps) {
-      copy_window<T, Banded>(gradients + (c < channels ? c : 0) * grid.plane_elements(), grid, tile, K, c < channels,
-                             reinterpret_cast<T*>(planes + banded_slot(c) * plane_bytes));
+      const PaddedPlane<T> plane{gradients + c * grid.plane_elements(), c < channels ? grid.rows : 0, grid.pitch};
+      copy_plane_window<T, Banded>(plane, tile.row - K / 2, left, K,
+                                   reinterpret_cast<T*>(planes + banded_slot(c) * plane_bytes));
     }
     load_flipped_filters<T, Banded>(arguments.problem.weight + stage.index * sizes.K * sizes.K * sizes.C + tile.channel,
                                     sizes.C, channels, K, filters);

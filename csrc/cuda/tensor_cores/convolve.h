@@ -34,8 +34,9 @@ namespace deltaconv::cuda::tensor_cores {
 template <class T, class Banded>
 class BandedConvolution {
  public:
-  DELTACONV_DEVICE BandedConvolution(const T* plane, const uint32_t* filter, int K)
-      : BandedConvolution(plane, filter, K, fresh_lane_index()) {}
+  // `shift`: columns of the plane before the first that the kernel reads; K + 7 + shift <= 8 kBand.
+  DELTACONV_DEVICE BandedConvolution(const T* plane, const uint32_t* filter, int K, int shift = 0)
+      : BandedConvolution(plane, filter, K, shift, fresh_lane_index()) {}
 
   // Sets `sums` to the correlation plus `addend`.
   DELTACONV_DEVICE void sum_to(float addend, BandedSums<Banded>& sums) const {
@@ -66,10 +67,10 @@ class BandedConvolution {
     Band before, here, after;  // kernel rows t - 1, t and t + 1
   };
 
-  DELTACONV_DEVICE BandedConvolution(const T* plane, const uint32_t* filter, int K, int lane)
+  DELTACONV_DEVICE BandedConvolution(const T* plane, const uint32_t* filter, int K, int shift, int lane)
       : K_(K),
         rows_(plane + (lane % 16 + lane / 16 * Banded::stored_row(1, K)) * Banded::kPitch),
-        first_tap_(lane % 4 * 2 - lane / 4),
+        first_tap_(lane % 4 * 2 - lane / 4 - shift),
         filter_(filter + first_tap_ + 1) {
     DELTACONV_UNROLL
     for (int b = 0; b < kBand; ++b) has_taps_[b] = -1 <= first_tap_ + 8 * b && first_tap_ + 8 * b < K;
@@ -128,7 +129,7 @@ class BandedConvolution {
 
   int K_;
   const T* rows_;           // this lane's row of the first ldmatrix
-  int first_tap_;           // 2q - g
+  int first_tap_;           // 2q - g - shift
   const uint32_t* filter_;  // the pair that begins with first_tap_, in kernel row 0
   bool has_taps_[kBand];    // whether a pair of fragment b holds a tap
 };
@@ -148,32 +149,42 @@ DELTACONV_DEVICE void load_half(const Problem<T>& problem, const Tile& tile, int
   load_planes<T, Banded>(source, half, tile.row, tile.col, fresh(static_cast<int>(problem.sizes.K)), planes);
 }
 
-// Loads the filters, the biases and the first `halves` halves of the planes, u's first, all in flight together.
-template <class T, class Banded>
-DELTACONV_DEVICE void load_first(const Problem<T>& problem, const Tile& tile, int halves, std::byte* planes,
-                                 uint32_t* filters) {
+// Loads the filters and the biases, and meanwhile what load() loads: all of it is in flight together.
+template <class T, class Banded, class Load>
+DELTACONV_DEVICE void load_filters_and(const Problem<T>& problem, const Tile& tile, uint32_t* filters,
+                                       const Load& load) {
   const auto K = static_cast<int>(problem.sizes.K);
   const int32_t stage = problem.stages.at[tile.stage].index;
   const auto from = filter_source(problem.weight, problem.sizes, stage, tile.channel, kBandedPairs, problem.vectors);
   FilterRow<T, Banded> row(from, K);
   row.fetch(warp_index());
   const Biases<T, Banded> biases(problem.bias, problem.sizes, stage, tile.channel);
-  DELTACONV_NO_UNROLL
-  for (int half = 0; half < halves; ++half) load_half<T, Banded>(problem, tile, half, planes);
+  load();
   row.store(warp_index(), filters);
   load_filters<T, Banded>(from, warp_index() + thread_count() / kWarp, K, filters);
   biases.store(K, filters);
 }
 
-// The convolution, with bias, of one half of channel pair c, from the planes and filters of the whole CTA.
+// Loads the filters, the biases and the first `halves` halves of the planes, u's first, all in flight together.
+template <class T, class Banded>
+DELTACONV_DEVICE void load_first(const Problem<T>& problem, const Tile& tile, int halves, std::byte* planes,
+                                 uint32_t* filters) {
+  load_filters_and<T, Banded>(problem, tile, filters, [&] {
+    DELTACONV_NO_UNROLL
+    for (int half = 0; half < halves; ++half) load_half<T, Banded>(problem, tile, half, planes);
+  });
+}
+
+// The convolution, with bias, of one half of channel pair c, from the planes and filters of the whole CTA, with
+// the shift of BandedConvolution.
 template <class T, class Banded>
 DELTACONV_DEVICE void convolve_pair_half(const Problem<T>& problem, int c, int half, const std::byte* planes,
-                                         BandedSums<Banded>& sums) {
+                                         BandedSums<Banded>& sums, int shift = 0) {
   const int K = fresh(static_cast<int>(problem.sizes.K)), slot = banded_slot(fresh(c));
   const auto* filters = reinterpret_cast<const uint32_t*>(planes + kBandedPairs * Banded::pair_bytes(K));
   const uint32_t* filter = filters + (2 * slot + half) * Banded::filter_words(K);
   const T* plane = reinterpret_cast<const T*>(planes + slot * Banded::pair_bytes(K)) + half * Banded::plane_elements(K);
-  BandedConvolution<T, Banded>(plane, filter, K).sum_to(bits_to_float(filter[Banded::bias_word(K)]), sums);
+  BandedConvolution<T, Banded>(plane, filter, K, shift).sum_to(bits_to_float(filter[Banded::bias_word(K)]), sums);
 }
 
 }  // namespace deltaconv::cuda::tensor_cores

@@ -7,6 +7,35 @@
 
 namespace deltaconv::cuda::tensor_cores {
 
+// A pair's gated results replace its planes. The kind of gate is a constant: a test for each value would keep the
+// exponentials of a sigmoid from being in flight together.
+template <Gate kGate, class Banded>
+DELTACONV_DEVICE void store_gated(float scale, const BandedSums<Banded>& u, const BandedSums<Banded>& v, float* pair) {
+  float* gated = pair + lane_corner<Banded>(fresh_lane_index());
+  for_each_value_pair<Banded>([&](int i, int b, int n, int row, int col) {
+    const auto value = [&](int e) { return apply_gate(kGate, scale, u[i][b].values[e], v[i][b].values[e]); };
+    *reinterpret_cast<FloatPair*>(gated + row * Banded::kResultPitch + col) = {{value(n), value(n + 1)}};
+  });
+}
+
+template <class T, class Banded>
+DELTACONV_DEVICE void store_results(const ForwardArguments<T>& arguments, const Tile& tile, const std::byte* planes) {
+  const Stage& stage = arguments.problem.stages.at[tile.stage];
+  const int pair_bytes = Banded::pair_bytes(static_cast<int>(arguments.problem.sizes.K));
+  const Sink<T> sink = sink_of(arguments, tile, kBandedPairs);
+  const auto gated = [&](int32_t row, int32_t col, int32_t channel, auto& values) {
+    using Value = std::remove_reference_t<decltype(values[0])>;
+    const std::byte* from = planes + banded_slot(channel) * pair_bytes + (row * Banded::kResultPitch + col) * 4;
+    DELTACONV_UNROLL
+    for (int e = 0; e < 8; ++e) values[e] = *reinterpret_cast<const Value*>(from + banded_slot(e) * pair_bytes);
+  };
+  if (stage.rows.factor == 1) {
+    store_tile<Banded::kRows, Banded::kCols, kBandedPairs>(sink, stage, tile, gated);
+  } else {
+    store_upsampled<kBandedPairs>(sink, stage, tile, gated);
+  }
+}
+
 template <class T, class Banded>
 struct PyramidForward {
   static constexpr int kMaxThreads = kBandedThreads, kMinBlocks = 1;
@@ -46,44 +75,13 @@ struct PyramidForward {
       sync_warp();
       float* pair = reinterpret_cast<float*>(planes + banded_slot(c) * pair_bytes);
       if (problem.gate == Gate::kScaled) {
-        store_gated<Gate::kScaled>(problem.gate_scale, u, v, pair);
+        store_gated<Gate::kScaled, Banded>(problem.gate_scale, u, v, pair);
       } else {
-        store_gated<Gate::kSigmoid>(problem.gate_scale, u, v, pair);
+        store_gated<Gate::kSigmoid, Banded>(problem.gate_scale, u, v, pair);
       }
     }
     sync_block();
-    store_results(arguments, tile, planes);
-  }
-
- private:
-  // A pair's gated results replace its planes. The kind of gate is a constant: a test for each value would keep the
-  // exponentials of a sigmoid from being in flight together.
-  template <Gate kGate>
-  static DELTACONV_DEVICE void store_gated(float scale, const BandedSums<Banded>& u, const BandedSums<Banded>& v,
-                                           float* pair) {
-    float* gated = pair + lane_corner<Banded>(fresh_lane_index());
-    for_each_value_pair<Banded>([&](int i, int b, int n, int row, int col) {
-      const auto value = [&](int e) { return apply_gate(kGate, scale, u[i][b].values[e], v[i][b].values[e]); };
-      *reinterpret_cast<FloatPair*>(gated + row * Banded::kResultPitch + col) = {{value(n), value(n + 1)}};
-    });
-  }
-
-  static DELTACONV_DEVICE void store_results(const ForwardArguments<T>& arguments, const Tile& tile,
-                                             const std::byte* planes) {
-    const Stage& stage = arguments.problem.stages.at[tile.stage];
-    const int pair_bytes = Banded::pair_bytes(static_cast<int>(arguments.problem.sizes.K));
-    const Sink<T> sink = sink_of(arguments, tile, kBandedPairs);
-    const auto gated = [&](int32_t row, int32_t col, int32_t channel, auto& values) {
-      using Value = std::remove_reference_t<decltype(values[0])>;
-      const std::byte* from = planes + banded_slot(channel) * pair_bytes + (row * Banded::kResultPitch + col) * 4;
-      DELTACONV_UNROLL
-      for (int e = 0; e < 8; ++e) values[e] = *reinterpret_cast<const Value*>(from + banded_slot(e) * pair_bytes);
-    };
-    if (stage.rows.factor == 1) {
-      store_tile<Banded::kRows, Banded::kCols, kBandedPairs>(sink, stage, tile, gated);
-    } else {
-      store_upsampled<kBandedPairs>(sink, stage, tile, gated);
-    }
+    store_results<T, Banded>(arguments, tile, planes);
   }
 };
 

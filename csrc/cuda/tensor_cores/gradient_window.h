@@ -6,23 +6,9 @@
 #include "cuda/frame/tile.h"
 #include "cuda/layout/adjoint_tile.h"
 #include "cuda/layout/backward_workspace.h"
+#include "cuda/tensor_cores/plane_window.h"
 
 namespace deltaconv::cuda::tensor_cores {
-
-// Copies a tile's window of one plane into padded shared memory, zero outside the image; one warp does it. The window
-// is complete for the CTA after finish_loads() and a barrier.
-template <class T, class Banded>
-DELTACONV_DEVICE void copy_window(const T* plane, const GradientGrid& grid, const Tile& tile, int K, bool exists,
-                                  T* shared) {
-  const int32_t start = tile.col - K / 2 + grid.lead;  // a multiple of 8, as is the pitch
-  for (int i = lane_index(); i < Banded::plane_rows(K) * Banded::kLoads; i += kWarp) {
-    const int chunk = i % Banded::kLoads, stored = i / Banded::kLoads;
-    const int32_t row = tile.row - K / 2 + Banded::plane_row(stored, K), at = start + 8 * chunk;
-    const bool inside = exists && 0 <= row && row < grid.rows && 0 <= at && at < grid.pitch;
-    copy16_async(shared + stored * Banded::kPitch + 8 * chunk, inside ? plane + int64_t{row} * grid.pitch + at : plane,
-                 inside);
-  }
-}
 
 // Loads the filters of the CTA's channels, turned by 180 degrees, as the overlapping pairs of taps of banded_tile.h.
 // Half a warp takes a kernel row; its lanes are channels.
