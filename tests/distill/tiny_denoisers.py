@@ -11,6 +11,7 @@ from deltaconv_distill.conversion.model_inputs import random_inputs
 from diffusers import (
     DiTTransformer2DModel,
     FluxTransformer2DModel,
+    QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     Transformer2DModel,
     UNet2DConditionModel,
@@ -144,6 +145,18 @@ def tiny_flux() -> FluxTransformer2DModel:
     )
 
 
+def tiny_qwen_image() -> QwenImageTransformer2DModel:
+    return QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        axes_dims_rope=(2, 2, 4),
+    )
+
+
 @dataclass(frozen=True)
 class Tiny:
     """A family for the tests: how to make one, how many self-attentions it has, sizes in latent pixels that it takes,
@@ -165,6 +178,7 @@ TINY = {
     "ddpm": Tiny(tiny_ddpm_unet, 4, ANY, "time_emb_proj"),
     "sd3": Tiny(tiny_sd3, 3, ANY, "attn.to_q"),
     "flux": Tiny(tiny_flux, 2, ANY, "attn.to_q"),
+    "qwen": Tiny(tiny_qwen_image, 2, ANY, "attn.to_q"),
     "mixed": Tiny(tiny_mixed_unet, 7, ANY, "attn2.to_v"),
     "motion": Tiny(tiny_motion_unet, 4, ANY, "attn2.to_v"),
     "video": Tiny(tiny_video_unet, 4, ANY, "attn2.to_v"),

@@ -48,18 +48,23 @@ def projected_of(image: Stream) -> Projected:
     return Projected(query, key, value, query.shape[-1] ** -0.5)
 
 
-def text_shares(text: Stream, image: Stream, queries: Tensor) -> Tensor:
-    """The share of attention that `queries`, M indices of image tokens, give to the text: [B, heads, M]."""
-    query = image.query[:, queries].transpose(1, 2).float() * image.query.shape[-1] ** -0.5
-    strength = [(query @ part.key.transpose(1, 2).mT.float()).logsumexp(-1) for part in (text, image)]
-    return (strength[0] - strength[1]).sigmoid()
+def text_shares(text: Stream, image: Stream, queries: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The share of attention that `queries`, M indices of image tokens, give to the text: [B, heads, M].
+
+    mask: [B, n], which text tokens count, or None."""
+    of_text = _scores(image, text, queries, mask).logsumexp(-1)
+    return (of_text - _scores(image, image, queries, None).logsumexp(-1)).sigmoid()
 
 
-def gathered_from_text(text: Stream, image: Stream, queries: Tensor) -> Tensor:
+def gathered_from_text(text: Stream, image: Stream, queries: Tensor, mask: Tensor | None = None) -> Tensor:
     """What image tokens, M of them, gather from the text alone: [B, heads, M, head width]."""
+    return _scores(image, text, queries, mask).softmax(-1) @ text.value.transpose(1, 2).float()
+
+
+def _scores(image: Stream, keys: Stream, queries: Tensor, mask: Tensor | None) -> Tensor:
     query = image.query[:, queries].transpose(1, 2).float() * image.query.shape[-1] ** -0.5
-    weights = (query @ text.key.transpose(1, 2).mT.float()).softmax(-1)
-    return weights @ text.value.transpose(1, 2).float()
+    scores = query @ keys.key.transpose(1, 2).mT.float()
+    return scores if mask is None else scores.masked_fill(~mask[:, None, None, :], -torch.inf)
 
 
 def project_out(attention: Attention, gathered: Tensor, dtype: torch.dtype) -> Tensor:

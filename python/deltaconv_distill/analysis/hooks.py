@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import FluxTransformer2DModel, ModelMixin
+from diffusers import FluxTransformer2DModel, ModelMixin, QwenImageTransformer2DModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -48,8 +48,8 @@ class Call:
         if self.joint is None:
             return gathered
         text, image = self.joint.streams(self.hidden_states)
-        share = text_shares(text, image, queries)[..., None]
-        return share * gathered_from_text(text, image, queries) + (1 - share) * gathered
+        share = text_shares(text, image, queries, self.joint.text_mask)[..., None]
+        return share * gathered_from_text(text, image, queries, self.joint.text_mask) + (1 - share) * gathered
 
     def project_out(self, gathered: Tensor, dtype: torch.dtype) -> Tensor:
         """[B, heads, M, head width] to the layer's output, [B, M, C] in `dtype`, before the residual add."""
@@ -66,6 +66,11 @@ class JointCall:
     kind: type[JointStandIn]
     attention: Any
     arguments: dict[str, Any]
+
+    @property
+    def text_mask(self) -> Tensor | None:
+        """[B, n], which text tokens count, or None."""
+        return self.kind.text_mask(self.arguments)
 
     def streams(self, image: Tensor) -> tuple[Stream, Stream]:
         """Text and image, of these image tokens."""
@@ -117,9 +122,12 @@ def on_forward(denoiser: nn.Module, begin: Callable[[dict[str, Any]], None]) -> 
         handle.remove()
 
 
+FROM_ZERO_TO_ONE = (FluxTransformer2DModel, QwenImageTransformer2DModel)  # whose timesteps are fractions of 1000
+
+
 def timestep_of(arguments: dict[str, Any]) -> int:
     """The timestep of a forward of a denoiser, a number or a tensor of equal ones, as the nearest whole number."""
-    scale = 1000 if isinstance(arguments.get("self"), FluxTransformer2DModel) else 1  # FLUX's go from 0 to 1
+    scale = 1000 if isinstance(arguments.get("self"), FROM_ZERO_TO_ONE) else 1
     return round(scale * float(torch.as_tensor(arguments["timestep"]).reshape(-1)[0]))
 
 

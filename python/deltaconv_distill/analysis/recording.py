@@ -113,7 +113,7 @@ class Recording:
         directions = torch.randn(self.sampling.field_directions, layer.channels, generator=self._generator)
         layer.receptive[timestep].add(call, middle.to(queries.device), directions)
         if call.joint is not None:
-            shares = text_shares(*call.joint.streams(call.hidden_states), queries)
+            shares = text_shares(*call.joint.streams(call.hidden_states), queries, call.joint.text_mask)
             layer.text_shares.setdefault(timestep, []).append(shares.mean((0, 2)).cpu())
         if self.spotlight:
             self.maps.setdefault(timestep, {})[call.layer] = self._spotlight(call.grid, projected)

@@ -14,6 +14,7 @@ from diffusers import (
     FluxTransformer2DModel,
     ModelMixin,
     PixArtTransformer2DModel,
+    QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     Transformer2DModel,
     UNet2DConditionModel,
@@ -51,6 +52,7 @@ FAMILIES: dict[type[ModelMixin], Family] = {
     UNet2DModel: Family("DDPM and other UNets without text", "of its `AttnDownBlock2D` and the like", "nothing"),
     SD3Transformer2DModel: Family("Stable Diffusion 3, 3.5", f"{_JOINT}; `attn2` of dual blocks", _TO_TEXT),
     FluxTransformer2DModel: Family("FLUX.1", f"{_JOINT}, in double and single blocks", _TO_TEXT),
+    QwenImageTransformer2DModel: Family("Qwen-Image", _JOINT, _TO_TEXT),
     UNetMotionModel: Family("AnimateDiff", _SPATIAL, _TIME),
     UNet3DConditionModel: Family("ModelScope, Zeroscope", _SPATIAL, _TIME),
 }
@@ -127,7 +129,6 @@ REFUSED: dict[str, tuple[str, ...]] = {
         "OvisImageTransformer2DModel",
         "PRXTransformer2DModel",
         "QwenImage21Transformer2DModel",
-        "QwenImageTransformer2DModel",
         "StableCascadeUNet",
         "UniDiffuserModel",
         "ZImageTransformer2DModel",

@@ -81,3 +81,23 @@ class IdsGrid(InputGrid):
 
 
 IMG_IDS = 4  # place among FluxTransformer2DModel's positional arguments
+
+
+IMG_SHAPES = 4  # place among QwenImageTransformer2DModel's positional arguments
+
+
+@dataclass(frozen=True)
+class ShapesGrid(InputGrid):
+    """The grid is that of `img_shapes`: for each example (1, H, W) in tokens, or a list with that alone."""
+
+    def grid(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], size: Grid | None = None) -> Grid:
+        """
+        Raises:
+            ValueError: more than one image an example, frames, or examples of different sizes.
+        """
+        shapes = kwargs["img_shapes"] if "img_shapes" in kwargs else args[IMG_SHAPES]
+        images = [shape if isinstance(shape, list) else [shape] for shape in shapes]
+        first = images[0][0]
+        if first[0] != 1 or any(len(image) != 1 or tuple(image[0]) != tuple(first) for image in images):
+            raise ValueError(f"img_shapes: expected (1, H, W) of one image, the same for all examples, got {shapes}")
+        return first[1], first[2]

@@ -11,6 +11,7 @@ from diffusers import (
     FluxTransformer2DModel,
     ModelMixin,
     PixArtTransformer2DModel,
+    QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     Transformer2DModel,
     UNet2DModel,
@@ -20,8 +21,12 @@ from diffusers import (
 from torch import Tensor
 
 TEXT_TOKENS = 77
-# Of joint attention, as the pipelines have them: CLIP's 77 and T5's 256; T5's 512.
-JOINT_TEXT_TOKENS = {"SD3Transformer2DModel": 333, "FluxTransformer2DModel": 512}
+# Of joint attention, as the pipelines have them: CLIP's 77 and T5's 256; T5's 512; at most 512.
+JOINT_TEXT_TOKENS = {
+    "SD3Transformer2DModel": 333,
+    "FluxTransformer2DModel": 512,
+    "QwenImageTransformer2DModel": 512,
+}
 OF_FRAMES = (UNetMotionModel, UNet3DConditionModel)  # their samples are [B, C, frames, H, W]
 
 
@@ -48,6 +53,14 @@ def random_inputs(
     if isinstance(denoiser, (SD3Transformer2DModel, FluxTransformer2DModel)):
         inputs["encoder_hidden_states"] = noise(batch, text_tokens, config.joint_attention_dim)
         inputs["pooled_projections"] = noise(batch, config.pooled_projection_dim)
+    if isinstance(denoiser, QwenImageTransformer2DModel):
+        rows, columns = -(-height // 2), -(-width // 2)
+        return {
+            "hidden_states": noise(batch, rows * columns, config.in_channels),
+            "encoder_hidden_states": noise(batch, text_tokens, config.joint_attention_dim),
+            "timestep": torch.full((batch,), 0.5, **options),
+            "img_shapes": [[(1, rows, columns)]] * batch,
+        }
     if isinstance(denoiser, SD3Transformer2DModel):
         return inputs | {"hidden_states": latents}
     if isinstance(denoiser, FluxTransformer2DModel):

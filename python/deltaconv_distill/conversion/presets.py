@@ -72,6 +72,11 @@ PRESETS = (
         config={"joint_attention_dim": 4096, "pooled_projection_dim": 768},
         kernel_sizes={"transformer_blocks": 13, "single_transformer_blocks": 13},
     ),
+    Preset(  # Qwen-Image: PixArt's size
+        "Qwen-Image",
+        config={"joint_attention_dim": 3584, "num_layers": 60},
+        kernel_sizes={"transformer_blocks": 13},
+    ),
     Preset(  # this project's embedded teacher: 60 % of its grids of 16 x 16 and 8 x 8 tokens
         "emoji",
         config={"block_out_channels": (64, 128), "cross_attention_dim": 96, "sample_size": 16},

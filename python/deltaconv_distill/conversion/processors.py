@@ -13,6 +13,7 @@ from diffusers import ModelMixin
 from diffusers.models import attention_processor as processors
 from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
+from diffusers.models.transformers.transformer_qwenimage import QwenDoubleStreamAttnProcessor2_0
 from torch import nn
 
 from .routing import TEACHER, StandIn
@@ -30,6 +31,7 @@ PLAIN = (
     processors.FusedJointAttnProcessor2_0,
     processors.JointAttnProcessor2_0,
     FluxAttnProcessor,
+    QwenDoubleStreamAttnProcessor2_0,
     processors.FusedAttnProcessor2_0,
     processors.SlicedAttnProcessor,
     processors.XFormersAttnProcessor,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from diffusers import DiffusionPipeline, FluxTransformer2DModel
+from diffusers import DiffusionPipeline, FluxTransformer2DModel, QwenImageTransformer2DModel
 
 from ..conversion.attachment import smallest_latents
 from ..conversion.sites import denoiser_of
@@ -99,7 +99,11 @@ def training_size(pipe: DiffusionPipeline) -> Size:
 def size_multiple(pipe: DiffusionPipeline) -> int:
     """Heights and widths in pixels must be multiples of this."""
     denoiser = denoiser_of(pipe)
-    patch = 2 if isinstance(denoiser, FluxTransformer2DModel) else denoiser.config.get("patch_size") or 1
+    patch = (
+        2
+        if isinstance(denoiser, (FluxTransformer2DModel, QwenImageTransformer2DModel))
+        else denoiser.config.get("patch_size") or 1
+    )
     return math.lcm(PIPELINE_MULTIPLE, pipe.vae_scale_factor * patch)
 
 

@@ -110,7 +110,10 @@ def test_bfloat16_is_near_float32(name: str) -> None:
     convert(denoiser)
     inputs = tiny_inputs(denoiser, 8, 8)
     exact = denoiser(**inputs, return_dict=False)[0]
-    half = {key: value.bfloat16() if value.is_floating_point() else value for key, value in inputs.items()}
+    half = {
+        key: value.bfloat16() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+        for key, value in inputs.items()
+    }
     rounded = denoiser.bfloat16()(**half, return_dict=False)[0]
     assert rounded.dtype == torch.bfloat16
     assert (rounded.float() - exact).norm() < 0.05 * exact.norm()

@@ -12,6 +12,7 @@ from deltaconv_distill.analysis import Generation, ablate_windows, analyze, writ
 from deltaconv_distill.distillation.task import DenoisingTask
 from diffusers import (
     AnimateDiffPipeline,
+    AutoencoderKLQwenImage,
     DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
@@ -20,6 +21,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     MotionAdapter,
+    QwenImagePipeline,
     StableDiffusion3Pipeline,
 )
 from tiny_denoisers import make_tiny
@@ -38,6 +40,9 @@ def images(pipe: DiffusionPipeline) -> np.ndarray:
         return pipe(batch_size=1, **options).images
     if isinstance(pipe, (StableDiffusion3Pipeline, FluxPipeline)):
         return pipe("a cat", height=16, width=32, max_sequence_length=TEXT_LENGTH, **options).images
+    if isinstance(pipe, QwenImagePipeline):
+        options |= {"prompt_embeds": torch.ones(1, 3, 32), "prompt_embeds_mask": torch.ones(1, 3, dtype=torch.long)}
+        return pipe(height=16, width=32, **options).images
     return pipe("a cat", height=16, width=16, num_frames=2, **options).frames
 
 
@@ -95,7 +100,28 @@ def flux() -> FluxPipeline:
     )
 
 
-@pytest.mark.parametrize("make", [dit, ddpm, animate_diff, stable_diffusion_3, flux])
+def qwen_image() -> QwenImagePipeline:
+    """Without its text encoder: prompts are given as embeddings."""
+    torch.manual_seed(0)
+    vae = AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 2],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+    )
+    return QwenImagePipeline(
+        transformer=make_tiny("qwen"),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=vae.eval(),
+        text_encoder=None,
+        tokenizer=None,
+    )
+
+
+@pytest.mark.parametrize("make", [dit, ddpm, animate_diff, stable_diffusion_3, flux, qwen_image])
 def test_pipelines_run(make) -> None:
     pipe = make()
     before = images(pipe)

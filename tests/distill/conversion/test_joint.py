@@ -21,7 +21,7 @@ from peft import LoraConfig
 from tiny_denoisers import TEXT_TOKENS, make_tiny, run, tiny_inputs
 from torch import nn
 
-JOINT = ["sd3", "flux"]
+JOINT = ["sd3", "flux", "qwen"]
 FIRST, LAST, SINGLE = "transformer_blocks.0.attn", "transformer_blocks.1.attn", "single_transformer_blocks.0.attn"
 
 
@@ -148,13 +148,8 @@ def test_windows_as_large_as_the_image_change_nothing(name: str) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("name", "layer"),
-    [
-        ("sd3", FIRST),
-        ("sd3", "transformer_blocks.1.attn"),
-        ("flux", FIRST),
-        ("flux", "single_transformer_blocks.0.attn"),
-    ],
-    ids=["sd3", "sd3-last", "flux-double", "flux-single"],
+    [("sd3", FIRST), ("sd3", LAST), ("flux", FIRST), ("flux", SINGLE), ("qwen", FIRST)],
+    ids=["sd3", "sd3-last", "flux-double", "flux-single", "qwen"],
 )
 def test_what_is_recorded_of_a_joint_attention(name: str, layer: str) -> None:
     """Share and image part, put together again by hand, are what the attention gives out."""
@@ -305,3 +300,57 @@ def test_automatic_sizes_and_gate() -> None:
     report = DeltaConvFusion.convert(build_denoiser("sd35-medium")).report
     assert report.kernel_sizes_from == "preset SD3"
     assert len(report.layers) == 24 + 13
+
+
+def masked(denoiser: nn.Module, width: int = 12) -> dict[str, Any]:
+    """Inputs of Qwen-Image in which the second example's last two text tokens are padding."""
+    inputs = tiny_inputs(denoiser, 8, width)
+    mask = torch.ones(2, TEXT_TOKENS, dtype=torch.bool)
+    mask[1, -2:] = False
+    return inputs | {"encoder_hidden_states_mask": mask}
+
+
+@torch.no_grad()
+def test_padding_of_the_text_counts_for_nothing() -> None:
+    denoiser = make_tiny("qwen")
+    teacher = denoiser(**masked(denoiser)).sample
+    fusion = convert(denoiser)
+    inputs = masked(denoiser)
+    student = denoiser(**inputs).sample
+    assert not torch.allclose(student, run(denoiser, 8, 12), atol=1e-4)
+    inputs["encoder_hidden_states"][1, -2:] = 7
+    torch.testing.assert_close(denoiser(**inputs).sample, student, rtol=1e-4, atol=1e-5)
+    with fusion.teacher():
+        assert torch.equal(denoiser(**masked(denoiser)).sample, teacher)
+
+
+@torch.no_grad()
+def test_padding_is_told_in_the_analysis() -> None:
+    """Uniform attention of a padded example: 3 of 3 + 24 tokens are text, of the other one 5 of 5 + 24."""
+    denoiser = make_tiny("qwen")
+    for block in denoiser.transformer_blocks:
+        block.attn.to_q.weight.zero_()
+        block.attn.to_q.bias.zero_()
+    with record(denoiser) as recording:
+        before = denoiser(**masked(denoiser)).sample
+    profile = profile_of(recording)
+    expected = torch.full((2,), (5 / 29 + 3 / 27) / 2)
+    torch.testing.assert_close(profile.layers[FIRST].text_share, expected, rtol=1e-4, atol=0)
+    with watched(denoiser, _Windowed(11, WINDOW_ONLY)):
+        torch.testing.assert_close(denoiser(**masked(denoiser)).sample, before, rtol=1e-4, atol=1e-5)
+
+
+SHAPES = {
+    "two images": [[(1, 4, 3), (1, 4, 3)]] * 2,
+    "frames": [[(2, 4, 3)]] * 2,
+    "examples of two sizes": [[(1, 4, 6)], [(1, 6, 4)]],
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shapes", SHAPES)
+def test_shapes_of_anything_but_one_image_are_refused(shapes: str) -> None:
+    denoiser = make_tiny("qwen")
+    convert(denoiser)
+    with pytest.raises(ValueError, match=r"img_shapes: expected \(1, H, W\) of one image, the same for all examples"):
+        denoiser(**tiny_inputs(denoiser, 8, 12) | {"img_shapes": SHAPES[shapes]})

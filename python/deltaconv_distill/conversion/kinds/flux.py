@@ -67,9 +67,9 @@ class DeltaConvFluxAttention(JointStandIn, FluxAttention):
             Stream(query[:, first:], key[:, first:], value[:, first:]),
         )
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         backend = getattr(self.processor, "_attention_backend", None)
-        return dispatch_attention_fn(query, key, value, backend=backend).to(query.dtype)
+        return dispatch_attention_fn(query, key, value, attn_mask=mask, backend=backend).to(query.dtype)
 
     def image_tokens(self, call: Mapping[str, Any], tokens: int) -> Tensor:
         hidden_states = call["hidden_states"]

@@ -58,19 +58,27 @@ class JointStandIn(StandIn):
     def project_out(self, image: Tensor) -> Tensor:
         """[B, tokens, C] of what image tokens gathered, [B, tokens, heads * head width]."""
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Softmax attention, each [B, tokens, heads, head width]."""
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Softmax attention, each [B, tokens, heads, head width]; mask: [B, tokens] of the keys that count, or None."""
         query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+        mask = None if mask is None else mask[:, None, None, :]
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
 
-    def of_text(self, text: Stream, image: Stream) -> Tensor:
+    @staticmethod
+    def text_mask(call: Mapping[str, Any]) -> Tensor | None:
+        """[B, n], which text tokens count; None: all do."""
+        return None
+
+    def of_text(self, text: Stream, image: Stream, mask: Tensor | None = None) -> Tensor:
         """What text tokens gather from everything, [B, n, heads * head width]: as in the attention itself."""
+        if mask is not None:
+            mask = torch.cat([mask, mask.new_ones(image.key.shape[:2])], dim=1)
         key, value = torch.cat([text.key, image.key], dim=1), torch.cat([text.value, image.value], dim=1)
-        return self.attend(text.query, key, value).flatten(2)
+        return self.attend(text.query, key, value, mask).flatten(2)
 
-    def of_image(self, text: Stream, image: Stream) -> Tensor:
+    def of_image(self, text: Stream, image: Stream, mask: Tensor | None = None) -> Tensor:
         """What image tokens gather from the text, weighted by each head's share, [B, N, heads * head width]."""
-        return self.weighted(self.attend(image.query, text.key, text.value))
+        return self.weighted(self.attend(image.query, text.key, text.value, mask))
 
     def weighted(self, gathered: Tensor) -> Tensor:
         """[B, N, heads, head width] of the text, each head's by its share: [B, N, heads * head width]."""
@@ -83,7 +91,8 @@ class JointStandIn(StandIn):
         """The block's input, and what the block would have to give for this output of the attention."""
         call, tokens = self.arguments(args, kwargs), route.height * route.width
         whole = self.image_output(output, tokens)
-        return self.image_tokens(call, tokens), whole - self.project_out(self.of_image(*self.streams(call, tokens)))
+        text_part = self.project_out(self.of_image(*self.streams(call, tokens), self.text_mask(call)))
+        return self.image_tokens(call, tokens), whole - text_part
 
     @staticmethod
     def with_image(call: Mapping[str, Any], image: Tensor) -> dict[str, Any]:
