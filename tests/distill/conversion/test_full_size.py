@@ -11,8 +11,12 @@ from deltaconv_distill.conversion.model_inputs import random_inputs
 pytestmark = pytest.mark.full_size
 
 
+# Not of joint attention: FLUX.1 takes 24 GB, and normalised queries and keys are far from uniform at random weights.
+MODELS = ["sd15", "sd21", "sdxl", "pixart-sigma"]
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("name", KNOWN_MODELS)
+@pytest.mark.parametrize("name", MODELS)
 def test_full_size_denoiser_runs_converted(name: str) -> None:
     """In bfloat16, on latents of 24 x 40: the largest model takes 6 GB."""
     torch.manual_seed(0)
