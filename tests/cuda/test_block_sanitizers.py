@@ -19,6 +19,8 @@ PROBLEMS = {
     "one-step": ("1 5 3 16 16 1 1", BFLOAT16, 0, MANY),
     "large-tiles": ("1 12 11 136 136 3 2", BFLOAT16, 1, FEW),
     "wide-tiles": ("1 12 11 160 160 3 1", FLOAT16, 1, FEW),
+    "planes": ("1 12 20 72 40 7 2", BFLOAT16, 1, MANY),
+    "wide-planes": ("1 6 10 24 160 9 2", FLOAT16, 0, FEW),
 }
 
 
