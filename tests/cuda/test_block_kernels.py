@@ -150,11 +150,11 @@ PLANAR_SIZES = [
     (2, 36, 44, 16, 32, (4, 1, 2), 13),
     (1, 8, 12, 136, 72, (2, 2), 17),
     (1, 1, 3, 8, 16, (1, 1), 21),
-    (1, 64, 100, 16, 16, (1, 2), 25),
+    (1, 36, 68, 16, 16, (1, 2), 25),
 ]
 
 
-@pytest.mark.parametrize("size", PLANAR_SIZES, ids=str)
+@pytest.mark.parametrize(("size", "dtype"), [*zip(PLANAR_SIZES, itertools.cycle(DTYPES), strict=False)], ids=str)
 def test_channel_planes(host, size, dtype):
     """A pyramid on tensor cores reads planes that the in-projection writes, pooled where its stages are reduced."""
     *size, kernel_size = size
@@ -166,6 +166,27 @@ def test_channel_planes(host, size, dtype):
     run = run_block(arguments)
     assert_launches_match(block, x, x.flip(2), run)
     assert_block_matches(block, x, x.flip(2), run)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "factors", "kernel_size", "planes"),
+    [
+        (12, 20, (1, 2), 7, [1, 2]),
+        (12, 20, (4, 1, 4), 9, [1, 4]),
+        (12, 20, (1, 2), 5, []),  # the pyramid runs on CUDA cores
+        (12, 20, (1, 2), 27, []),
+        (12, 21, (1, 2), 9, []),  # windows of three columns
+        (12, 21, (1, 1), 9, [1]),
+        (12, 21, (1, 3), 9, []),
+        (16, 16, (1, 8), 9, []),
+    ],
+)
+def test_where_there_are_planes(host, height, width, factors, kernel_size, planes):
+    """Where the pyramid runs on tensor cores, and windows of 1, 4 or 16 pixels cover the image."""
+    block = make_block(32, 16, torch.float16, kernel_size, factors)
+    plan = block_plan(block.arguments(make_x(block, 1, height, width, torch.float16)))
+    assert [grid.factor for grid in plan.grids] == planes
+    assert (" writes planes of channels, " in host.explain(plan)) == bool(planes)
 
 
 @pytest.mark.parametrize("gate", ["scaled", "sigmoid"])

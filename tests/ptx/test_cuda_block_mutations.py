@@ -30,12 +30,12 @@ SIZES = {(64, 64): (328, 328), (128, 128): (328, 328), (128, 160): (320, 320)}
 
 @cache
 def subject(launch: str, size: tuple[int, int] = (120, 72), tile: tuple[int, int] | None = None) -> Subject:
-    """Two images, tails in pixels, in channels and in outputs, a residual; `tile` of both projections."""
-    kernel_size, height, width = 3, 9, 11
+    """Two images (planes: one), tails in pixels, in channels and in outputs, a residual; `tile` of both projections."""
+    kernel_size, shape = 3, (2, 9, 11)
     if launch.startswith("planar"):  # six steps of channels here too
-        kernel_size, height, width, size = 7, 10, 14, (328, size[1])
+        kernel_size, shape, size = 7, (1, 10, 14), (328, size[1])
     layers = test_block_kernels.make_block(*size, torch.float16, kernel_size)
-    x = test_block_kernels.make_x(layers, 2, height, width, torch.float16)
+    x = test_block_kernels.make_x(layers, *shape, torch.float16)
     residual, gpu = x.flip(2), None
     if tile:
         gpu = test_block_kernels.gpu_that_gets((tile, tile), layers, x, module())
