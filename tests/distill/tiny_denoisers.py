@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from deltaconv_distill.conversion.model_inputs import random_inputs
 from diffusers import (
+    CogView4Transformer2DModel,
     DiTTransformer2DModel,
     FluxTransformer2DModel,
     QwenImageTransformer2DModel,
@@ -157,6 +158,23 @@ def tiny_qwen_image() -> QwenImageTransformer2DModel:
     )
 
 
+def tiny_cogview4() -> CogView4Transformer2DModel:
+    return CogView4Transformer2DModel(
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        text_embed_dim=32,
+        time_embed_dim=8,
+        condition_dim=4,
+        pos_embed_max_size=8,
+        sample_size=8,
+        rope_axes_dim=(8, 8),
+    )
+
+
 @dataclass(frozen=True)
 class Tiny:
     """A family for the tests: how to make one, how many self-attentions it has, sizes in latent pixels that it takes,
@@ -179,6 +197,7 @@ TINY = {
     "sd3": Tiny(tiny_sd3, 3, ANY, "attn.to_q"),
     "flux": Tiny(tiny_flux, 2, ANY, "attn.to_q"),
     "qwen": Tiny(tiny_qwen_image, 2, ANY, "attn.to_q"),
+    "cogview4": Tiny(tiny_cogview4, 2, ANY, "attn1.to_q"),
     "mixed": Tiny(tiny_mixed_unet, 7, ANY, "attn2.to_v"),
     "motion": Tiny(tiny_motion_unet, 4, ANY, "attn2.to_v"),
     "video": Tiny(tiny_video_unet, 4, ANY, "attn2.to_v"),

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from diffusers import (
+    CogView4Transformer2DModel,
     ControlNetModel,
     DiTTransformer2DModel,
     FluxTransformer2DModel,
@@ -53,6 +54,7 @@ FAMILIES: dict[type[ModelMixin], Family] = {
     SD3Transformer2DModel: Family("Stable Diffusion 3, 3.5", f"{_JOINT}; `attn2` of dual blocks", _TO_TEXT),
     FluxTransformer2DModel: Family("FLUX.1", f"{_JOINT}, in double and single blocks", _TO_TEXT),
     QwenImageTransformer2DModel: Family("Qwen-Image", _JOINT, _TO_TEXT),
+    CogView4Transformer2DModel: Family("CogView4", _JOINT, _TO_TEXT),
     UNetMotionModel: Family("AnimateDiff", _SPATIAL, _TIME),
     UNet3DConditionModel: Family("ModelScope, Zeroscope", _SPATIAL, _TIME),
 }
@@ -114,7 +116,6 @@ REFUSED: dict[str, tuple[str, ...]] = {
         "BriaFiboTransformer2DModel",
         "BriaTransformer2DModel",
         "CogView3PlusTransformer2DModel",
-        "CogView4Transformer2DModel",
         "ErnieImageTransformer2DModel",
         "Flux2Transformer2DModel",
         "Flux3Transformer2DModel",

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from diffusers import (
+    CogView4Transformer2DModel,
     ControlNetModel,
     DiTTransformer2DModel,
     FluxTransformer2DModel,
@@ -21,11 +22,12 @@ from diffusers import (
 from torch import Tensor
 
 TEXT_TOKENS = 77
-# Of joint attention, as the pipelines have them: CLIP's 77 and T5's 256; T5's 512; at most 512.
+# Of joint attention, as the pipelines have them: CLIP's 77 and T5's 256; T5's 512; at most 512; at most 1024.
 JOINT_TEXT_TOKENS = {
     "SD3Transformer2DModel": 333,
     "FluxTransformer2DModel": 512,
     "QwenImageTransformer2DModel": 512,
+    "CogView4Transformer2DModel": 1024,
 }
 OF_FRAMES = (UNetMotionModel, UNet3DConditionModel)  # their samples are [B, C, frames, H, W]
 
@@ -53,6 +55,11 @@ def random_inputs(
     if isinstance(denoiser, (SD3Transformer2DModel, FluxTransformer2DModel)):
         inputs["encoder_hidden_states"] = noise(batch, text_tokens, config.joint_attention_dim)
         inputs["pooled_projections"] = noise(batch, config.pooled_projection_dim)
+    if isinstance(denoiser, CogView4Transformer2DModel):
+        size = torch.tensor([8.0 * height, 8.0 * width]).to(**options).expand(batch, 2)
+        inputs["encoder_hidden_states"] = noise(batch, text_tokens, config.text_embed_dim)
+        inputs |= {"original_size": size, "target_size": size, "crop_coords": torch.zeros(batch, 2, **options)}
+        return inputs | {"hidden_states": latents}
     if isinstance(denoiser, QwenImageTransformer2DModel):
         rows, columns = -(-height // 2), -(-width // 2)
         return {

@@ -77,6 +77,11 @@ PRESETS = (
         config={"joint_attention_dim": 3584, "num_layers": 60},
         kernel_sizes={"transformer_blocks": 13},
     ),
+    Preset(  # CogView4: PixArt's size
+        "CogView4",
+        config={"text_embed_dim": 4096, "time_embed_dim": 512},
+        kernel_sizes={"transformer_blocks": 13},
+    ),
     Preset(  # this project's embedded teacher: 60 % of its grids of 16 x 16 and 8 x 8 tokens
         "emoji",
         config={"block_out_channels": (64, 128), "cross_attention_dim": 96, "sample_size": 16},

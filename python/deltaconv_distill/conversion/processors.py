@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from diffusers import ModelMixin
 from diffusers.models import attention_processor as processors
 from diffusers.models.attention_processor import Attention
+from diffusers.models.transformers.transformer_cogview4 import CogView4AttnProcessor
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from diffusers.models.transformers.transformer_qwenimage import QwenDoubleStreamAttnProcessor2_0
 from torch import nn
@@ -30,6 +31,7 @@ PLAIN = (
     processors.AttnProcessorNPU,
     processors.FusedJointAttnProcessor2_0,
     processors.JointAttnProcessor2_0,
+    CogView4AttnProcessor,
     FluxAttnProcessor,
     QwenDoubleStreamAttnProcessor2_0,
     processors.FusedAttnProcessor2_0,

@@ -7,8 +7,15 @@ import torch
 from deltaconv_distill import DeltaConvFusion
 from tiny_denoisers import TINY, make_tiny, run
 
-# One of each kind; of UNets, whose graphs take long to trace, the middle block. All, and whole, with -m full_size.
-IN_EVERY_RUN = {"dit": "", "ddpm": "mid_block", "sd3": "", "flux": "", "qwen": "transformer_blocks.0"}
+# One of each kind; of some, whose graphs take long to trace, a part. All, and whole, with -m full_size.
+IN_EVERY_RUN = {
+    "dit": "",
+    "ddpm": "mid_block",
+    "sd3": "",
+    "flux": "",
+    "qwen": "transformer_blocks.0",
+    "cogview4": "transformer_blocks.0",
+}
 
 
 def check(name: str, part: str) -> None:
