@@ -10,6 +10,7 @@ import torch
 from . import __version__, native
 from .backends import backends
 from .check import print_check
+from .namespace import operators
 
 
 def main() -> int:
@@ -39,7 +40,7 @@ def describe() -> list[str]:
         verdict = "can run" if backend.available else "cannot run"
         lines.append(f"{name:<10} {verdict}" + (f": {backend.reason}" if backend.reason else ""))
     if status["cpu"].available:
-        lines.append(f"the cpu backend uses {torch.ops.deltaconv.cpu_isa()}")
+        lines.append(f"the cpu backend uses {operators.cpu_isa()}")
     return lines
 
 

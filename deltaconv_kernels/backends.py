@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from . import native, ops, reference, triton, validation
+from .namespace import operators
 from .triton import ahead
 
 ENVIRONMENT_VARIABLE = "DELTACONV_BACKEND"
@@ -60,8 +61,8 @@ def _native(
     why_not_on: Callable[[int], str | None] = _anywhere,
 ) -> Backend:
     """A library of csrc/<name>, for the device type of the same name; it takes the gate as an index."""
-    forward = getattr(torch.ops.deltaconv, f"pyramid_{name}").default
-    backward = getattr(torch.ops.deltaconv, f"pyramid_backward_{name}").default
+    forward = getattr(operators, f"pyramid_{name}").default
+    backward = getattr(operators, f"pyramid_backward_{name}").default
 
     index = reference.GATES.index
 

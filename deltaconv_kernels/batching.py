@@ -10,13 +10,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .namespace import NAMESPACE, operators
 from .ops import LIBRARY
 
-_PYRAMID = torch.ops.deltaconv.pyramid
-_PYRAMID_BACKWARD = torch.ops.deltaconv.pyramid_backward
+_PYRAMID = operators.pyramid
+_PYRAMID_BACKWARD = operators.pyramid_backward
 
 
-@torch.library.register_vmap("deltaconv::pyramid", lib=LIBRARY)
+@torch.library.register_vmap(f"{NAMESPACE}::pyramid", lib=LIBRARY)
 def _pyramid(info, in_dims, x, weight, bias, factors, gate="scaled", gate_scale=1.0, residual=None):
     x_dim, weight_dim, bias_dim = in_dims[:3]
     residual_dim = in_dims[6] if residual is not None else None
@@ -38,7 +39,7 @@ def _pyramid(info, in_dims, x, weight, bias, factors, gate="scaled", gate_scale=
     return _from_channels(y, V, S), 0
 
 
-@torch.library.register_vmap("deltaconv::pyramid_backward", lib=LIBRARY)
+@torch.library.register_vmap(f"{NAMESPACE}::pyramid_backward", lib=LIBRARY)
 def _pyramid_backward(info, in_dims, grad, x, weight, bias, factors, gate, gate_scale, output_mask):
     grad_dim, x_dim, weight_dim, bias_dim, *_ = in_dims
     V, S = info.batch_size, len(factors)

@@ -13,6 +13,7 @@ from . import fusing
 from .block_arguments import BlockArguments
 from .block_ops import compose, run_fused
 from .fusing import is_plain, why_not_fused, why_not_now
+from .namespace import operators
 from .ops import pyramid
 from .validation import check_against_parameters, check_block_options, check_stream
 
@@ -74,7 +75,7 @@ class DeltaConvBlock(nn.Module):
             arguments = self.arguments(x, residual)
             if why_not_now(arguments, self._projections()) is None:
                 tracing = torch.compiler.is_compiling()
-                return torch.ops.deltaconv.block(*arguments) if tracing else run_fused(arguments)
+                return operators.block(*arguments) if tracing else run_fused(arguments)
         try:
             return self._composed(x, residual)
         except RuntimeError:

@@ -17,6 +17,7 @@ from torch import Tensor
 from . import ops, reference, validation
 from .block_arguments import BlockArguments
 from .fusing import may_be_fused, why_not_fused
+from .namespace import NAMESPACE, operators
 
 _ARGUMENTS = """(Tensor x, Tensor in_weight, Tensor? in_bias, Tensor weight, Tensor? bias,
     Tensor out_weight, Tensor? out_bias, Tensor pool_weight, Tensor? pool_bias,
@@ -79,13 +80,13 @@ def delta_block(
     if ops.goes_to_onnx():
         return _checked_and_composed(*block)
     try:
-        return torch.ops.deltaconv.block(*block)
+        return operators.block(*block)
     except (AttributeError, RuntimeError, TypeError):
         validation.check_types(block._asdict())  # in words of its own; the schema has refused them already
         raise
 
 
-torch.jit._builtins._register_builtin(delta_block, "deltaconv::block")
+torch.jit._builtins._register_builtin(delta_block, f"{NAMESPACE}::block")
 
 
 def compose(
@@ -145,19 +146,19 @@ def _run(*arguments: Any) -> Tensor:
     return run_fused(block)
 
 
-@torch.library.register_fake("deltaconv::block", lib=ops.LIBRARY)
+@torch.library.register_fake(f"{NAMESPACE}::block", lib=ops.LIBRARY)
 def _fake(*arguments: Any) -> Tensor:
     validation.check_block(BlockArguments(*arguments))
     return _fake_cuda(*arguments)
 
 
-@torch.library.register_fake("deltaconv::block_cuda", lib=ops.LIBRARY)
+@torch.library.register_fake(f"{NAMESPACE}::block_cuda", lib=ops.LIBRARY)
 def _fake_cuda(x: Tensor, *_: Any) -> Tensor:
     return x.new_empty(x.shape)
 
 
-_BLOCK = torch.ops.deltaconv.block.default
-_BLOCK_CUDA = torch.ops.deltaconv.block_cuda.default
+_BLOCK = operators.block.default
+_BLOCK_CUDA = operators.block_cuda.default
 
 
 def _checked_and_composed(*arguments: Any) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 
 from . import native
 from .fusing import ALIGNMENT, FUSED_DTYPES
+from .namespace import operators
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # in the order of ElementType in csrc/cuda/plan/plan.h
 
@@ -68,7 +69,7 @@ def explain_cuda_plan(
     """
     _check(shape, 2, kernel_size, factors, dtype, DTYPES)
     sizes = [*shape, kernel_size]
-    return torch.ops.deltaconv.cuda_plan(sizes, list(factors), DTYPES.index(dtype), list(_properties(gpu)))
+    return operators.cuda_plan(sizes, list(factors), DTYPES.index(dtype), list(_properties(gpu)))
 
 
 def explain_block_plan(
@@ -86,7 +87,7 @@ def explain_block_plan(
     """
     _check(shape, 4 * ALIGNMENT, kernel_size, factors, dtype, FUSED_DTYPES)
     sizes = [*shape[:3], shape[3] // 2, kernel_size, shape[3]]
-    return torch.ops.deltaconv.cuda_block_plan(sizes, list(factors), DTYPES.index(dtype), list(_properties(gpu)))
+    return operators.cuda_block_plan(sizes, list(factors), DTYPES.index(dtype), list(_properties(gpu)))
 
 
 def _check(

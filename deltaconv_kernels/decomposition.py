@@ -9,6 +9,7 @@ import torch
 
 from . import reference
 from .block_ops import _composed
+from .namespace import operators
 
 
 def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
@@ -21,8 +22,8 @@ def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
         torch.onnx.export(program, f="model.onnx", dynamo=True)
     """
     table = torch.export.default_decompositions()
-    table[torch.ops.deltaconv.pyramid.default] = _pyramid
-    table[torch.ops.deltaconv.block.default] = _composed
+    table[operators.pyramid.default] = _pyramid
+    table[operators.block.default] = _composed
     return table
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch.utils.flop_counter import register_flop_formula
 
 from . import block_ops  # noqa: F401  declares the operators
+from .namespace import operators
 from .reference import stage_sizes
 
 
@@ -23,14 +23,14 @@ def pyramid_flops(shape: Sequence[int], kernel_size: int, factors: Sequence[int]
     return 2 * kernel_size**2 * channels * batch * pixels
 
 
-@register_flop_formula(torch.ops.deltaconv.pyramid)
+@register_flop_formula(operators.pyramid)
 def _forward_flops(
     x_shape: Sequence[int], weight_shape: Sequence[int], bias_shape: Any, factors: Sequence[int], *_: Any, **__: Any
 ) -> int:
     return pyramid_flops(x_shape, weight_shape[1], factors)
 
 
-@register_flop_formula(torch.ops.deltaconv.pyramid_backward)
+@register_flop_formula(operators.pyramid_backward)
 def _backward_flops(
     grad_shape: Sequence[int],
     x_shape: Sequence[int],
@@ -47,7 +47,7 @@ def _backward_flops(
     return (1 + wants_x + wants_weight) * pyramid_flops(x_shape, weight_shape[1], factors)
 
 
-@register_flop_formula([torch.ops.deltaconv.block, torch.ops.deltaconv.block_cuda])
+@register_flop_formula([operators.block, operators.block_cuda])
 def _block_flops(
     x_shape: Sequence[int],
     in_weight: Sequence[int],

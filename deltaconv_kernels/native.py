@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from . import ops  # noqa: F401  the schemas must exist before a library implements them
+from .namespace import NAMESPACE, operators
 
 DIRECTORY = Path(__file__).parent / "_native"
 
@@ -25,7 +26,7 @@ def why_not_loaded(backend: str) -> str | None:
     except OSError as error:
         # torch's message has only the path; what the loader said (an undefined symbol, a missing library) is its cause.
         return f"{path.name} could not be loaded: {error.__cause__ or error}"
-    if not torch._C._dispatch_has_kernel_for_dispatch_key(f"deltaconv::pyramid_{backend}", backend.upper()):
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::pyramid_{backend}", backend.upper()):
         return f"{path.name} holds no pyramid kernels in this version"
     return None
 
@@ -47,4 +48,4 @@ def gpu_architecture(index: int) -> int:
     Raises:
         RuntimeError: why it runs none: no GPU, an old driver, or nothing compiled in that it can run.
     """
-    return torch.ops.deltaconv.cuda_architecture(index)
+    return operators.cuda_architecture(index)

@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 
 from . import reference, validation
 from .autocast_cache import cast_once
+from .namespace import NAMESPACE, operators
 
 _FORWARD = """(Tensor x, Tensor weight, Tensor? bias, int[] factors,
     str gate="scaled", float gate_scale=1.0, Tensor? residual=None) -> Tensor"""
@@ -23,7 +24,7 @@ _BACKWARD = """(Tensor grad, Tensor x, Tensor weight, Tensor? bias, int[] factor
 
 NATIVE_BACKENDS = ("cpu", "cuda")
 
-LIBRARY = torch.library.Library("deltaconv", "DEF")
+LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 LIBRARY.define("pyramid" + _FORWARD, tags=torch.Tag.pt2_compliant_tag)
 LIBRARY.define("pyramid_backward" + _BACKWARD, tags=torch.Tag.pt2_compliant_tag)
 for _backend in NATIVE_BACKENDS:  # implemented by csrc/<backend>, called by backends.py alone
@@ -74,7 +75,7 @@ def pyramid(
         validation.check_arguments(x, weight, bias, factors, gate, residual)
         return reference.pyramid_forward(x, weight, bias, factors, gate, gate_scale, residual)
     try:
-        return torch.ops.deltaconv.pyramid(x, weight, bias, factors, gate, gate_scale, residual)
+        return operators.pyramid(x, weight, bias, factors, gate, gate_scale, residual)
     except (AttributeError, RuntimeError, TypeError) as error:
         if isinstance(error, NotImplementedError) and _teach_dtensor():
             return pyramid(x, weight, bias, factors, gate, gate_scale, residual)
@@ -89,7 +90,7 @@ def goes_to_onnx() -> bool:
 
 
 # A function that torch.jit.script compiles calls the operator itself.
-torch.jit._builtins._register_builtin(pyramid, "deltaconv::pyramid")
+torch.jit._builtins._register_builtin(pyramid, f"{NAMESPACE}::pyramid")
 
 
 @cache
@@ -107,13 +108,13 @@ def _teach_dtensor() -> bool:
     return first
 
 
-@torch.library.register_fake("deltaconv::pyramid", lib=LIBRARY)
+@torch.library.register_fake(f"{NAMESPACE}::pyramid", lib=LIBRARY)
 def _pyramid_fake(x, weight, bias, factors, gate="scaled", gate_scale=1.0, residual=None):
     validation.check_arguments(x, weight, bias, factors, gate, residual)
     return x.new_empty(validation.output_shape(x, factors))
 
 
-@torch.library.register_fake("deltaconv::pyramid_backward", lib=LIBRARY)
+@torch.library.register_fake(f"{NAMESPACE}::pyramid_backward", lib=LIBRARY)
 def _pyramid_backward_fake(grad, x, weight, bias, factors, gate, gate_scale, output_mask):
     validation.check_arguments(x, weight, bias, factors, gate, None)
     validation.check_gradient(grad, x, factors)
@@ -128,8 +129,8 @@ def _pyramid_backward_fake(grad, x, weight, bias, factors, gate, gate_scale, out
 # Autograd by hand: torch.library.register_autograd does the same at two to three times the overhead, which a small
 # shape shows. The dispatcher calls these kernels once for each level of torch.func's transforms, so what they record
 # belongs to one level; torch.autograd.Function would start all levels anew.
-_PYRAMID = torch.ops.deltaconv.pyramid.default
-_PYRAMID_BACKWARD = torch.ops.deltaconv.pyramid_backward.default
+_PYRAMID = operators.pyramid.default
+_PYRAMID_BACKWARD = operators.pyramid_backward.default
 
 
 class _Pyramid(torch.autograd.function._SingleLevelFunction):
@@ -237,7 +238,7 @@ def _autocast(device_type: str, key: torch._C.DispatchKey):
         x, residual = cast(x, dtype), cast(residual, dtype)
         weight, bias = cast(weight, dtype, of_weight=True), cast(bias, dtype, of_weight=True)
         with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
-            return torch.ops.deltaconv.pyramid(x, weight, bias, factors, gate, gate_scale, residual)
+            return operators.pyramid(x, weight, bias, factors, gate, gate_scale, residual)
 
     return kernel
 

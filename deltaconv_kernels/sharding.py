@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_module, distribute_tensor
@@ -19,6 +18,7 @@ from torch.distributed.tensor.parallel import ParallelStyle
 from torch.distributed.tensor.placement_types import _StridedShard
 
 from .block import DeltaConvBlock
+from .namespace import operators
 
 Strategy = tuple[list[Placement], list[Placement | None]]
 
@@ -31,8 +31,8 @@ def share(dim: int, parts: int) -> Placement:
 @cache
 def register() -> None:
     """Teach DTensor the operator: whole, by images, and by channel pairs."""
-    register_sharding(torch.ops.deltaconv.pyramid.default)(_forward_strategies)
-    register_sharding(torch.ops.deltaconv.pyramid_backward.default)(_backward_strategies)
+    register_sharding(operators.pyramid.default)(_forward_strategies)
+    register_sharding(operators.pyramid_backward.default)(_backward_strategies)
 
 
 def _forward_strategies(x: Any, weight: Any, bias: Any, factors: Sequence[int], *options: Any) -> list[Strategy]:

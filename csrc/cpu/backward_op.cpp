@@ -123,6 +123,6 @@ std::tuple<Tensor, Tensor, Tensor> pyramid_backward_cpu(const Tensor& grad, cons
 }  // namespace
 }  // namespace deltaconv::cpu
 
-STABLE_TORCH_LIBRARY_IMPL(deltaconv, CPU, library) {
+STABLE_TORCH_LIBRARY_IMPL(DELTACONV_NAMESPACE, CPU, library) {
   library.impl("pyramid_backward_cpu", TORCH_BOX(&deltaconv::cpu::pyramid_backward_cpu));
 }

@@ -82,11 +82,11 @@ int64_t cpu_convolution_tile(int64_t kernel_size) {
 }  // namespace
 }  // namespace deltaconv::cpu
 
-STABLE_TORCH_LIBRARY_IMPL(deltaconv, CPU, library) {
+STABLE_TORCH_LIBRARY_IMPL(DELTACONV_NAMESPACE, CPU, library) {
   library.impl("pyramid_cpu", TORCH_BOX(&deltaconv::cpu::pyramid_cpu));
 }
 
-STABLE_TORCH_LIBRARY_IMPL(deltaconv, CompositeExplicitAutograd, library) {
+STABLE_TORCH_LIBRARY_IMPL(DELTACONV_NAMESPACE, CompositeExplicitAutograd, library) {
   library.impl("cpu_isa", TORCH_BOX(&deltaconv::cpu::cpu_isa));
   library.impl("cpu_convolution_tile", TORCH_BOX(&deltaconv::cpu::cpu_convolution_tile));
 }

@@ -26,8 +26,9 @@ Tensor pyramid(const Tensor& x, const Tensor& weight, const std::optional<Tensor
 
 extern "C" __attribute__((visibility("default"))) void deltaconv_declare_operators() {
   using Library = torch::stable::detail::StableLibrary;
-  static Library declarations(Library::Kind::FRAGMENT, "deltaconv", nullptr, __FILE__, __LINE__);
-  static Library kernels(Library::Kind::IMPL, "deltaconv", "CPU", __FILE__, __LINE__);
+  constexpr const char* kNamespace = C10_STRINGIZE(DELTACONV_NAMESPACE);
+  static Library declarations(Library::Kind::FRAGMENT, kNamespace, nullptr, __FILE__, __LINE__);
+  static Library kernels(Library::Kind::IMPL, kNamespace, "CPU", __FILE__, __LINE__);
   static const bool once = [] {
     declarations.def(kPyramidSchema);
     kernels.impl("pyramid", TORCH_BOX(&deltaconv::cpu::pyramid));

@@ -15,6 +15,6 @@ int64_t cuda_architecture(int64_t device) {
 }  // namespace
 }  // namespace deltaconv::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(deltaconv, CompositeExplicitAutograd, library) {
+STABLE_TORCH_LIBRARY_IMPL(DELTACONV_NAMESPACE, CompositeExplicitAutograd, library) {
   library.impl("cuda_architecture", TORCH_BOX(&deltaconv::cuda::cuda_architecture));
 }

@@ -61,6 +61,6 @@ std::tuple<Tensor, Tensor, Tensor> pyramid_backward_cuda(const Tensor& grad, con
 }  // namespace
 }  // namespace deltaconv::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(deltaconv, CUDA, library) {
+STABLE_TORCH_LIBRARY_IMPL(DELTACONV_NAMESPACE, CUDA, library) {
   library.impl("pyramid_backward_cuda", TORCH_BOX(&deltaconv::cuda::pyramid_backward_cuda));
 }

@@ -111,6 +111,6 @@ Tensor block_cuda(const Tensor& x, const Tensor& in_weight, const std::optional<
 }  // namespace
 }  // namespace deltaconv::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(deltaconv, CUDA, library) {
+STABLE_TORCH_LIBRARY_IMPL(DELTACONV_NAMESPACE, CUDA, library) {
   library.impl("block_cuda", TORCH_BOX(&deltaconv::cuda::block_cuda));
 }

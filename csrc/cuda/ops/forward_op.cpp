@@ -43,6 +43,6 @@ Tensor pyramid_cuda(const Tensor& x, const Tensor& weight, const std::optional<T
 }  // namespace
 }  // namespace deltaconv::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(deltaconv, CUDA, library) {
+STABLE_TORCH_LIBRARY_IMPL(DELTACONV_NAMESPACE, CUDA, library) {
   library.impl("pyramid_cuda", TORCH_BOX(&deltaconv::cuda::pyramid_cuda));
 }

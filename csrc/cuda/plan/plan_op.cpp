@@ -39,7 +39,7 @@ std::string cuda_block_plan(std::vector<int64_t> sizes, std::vector<int64_t> fac
 }  // namespace
 }  // namespace deltaconv::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(deltaconv, CompositeExplicitAutograd, library) {
+STABLE_TORCH_LIBRARY_IMPL(DELTACONV_NAMESPACE, CompositeExplicitAutograd, library) {
   library.impl("cuda_plan", TORCH_BOX(&deltaconv::cuda::cuda_plan));
   library.impl("cuda_block_plan", TORCH_BOX(&deltaconv::cuda::cuda_block_plan));
 }
