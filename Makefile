@@ -10,7 +10,7 @@ TEST_PROCESSES ?= 2
 NATIVE_SOURCES := $(shell find csrc -type f)
 PACKAGE_FILES := setup.py pyproject.toml CMakeLists.txt
 
-.PHONY: demo test sanitize bench lint format clean install
+.PHONY: demo test sanitize bench wheel docs lint format clean install
 
 # The main job: the embedded teacher loses its self-attention, is distilled, and generates again.
 demo: install
@@ -26,6 +26,16 @@ sanitize: install
 
 bench: install
 	$(BIN)/python -m pytest bench --benchmark-only
+
+# What is published, into dist/: docs/releasing.md.
+wheel: $(REQUIREMENTS)
+	$(BIN)/pip install --quiet -r tools/release/requirements.txt
+	PYTHON=$(BIN)/python tools/release/build_wheel.sh
+
+# The documentation as a site, into site/; a warning, such as a link that leads nowhere, is an error.
+docs: $(REQUIREMENTS)
+	$(BIN)/pip install --quiet -r docs/requirements.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 lint: $(REQUIREMENTS)
 	$(BIN)/ruff check .
@@ -52,5 +62,5 @@ $(REQUIREMENTS): requirements.txt
 	touch $@
 
 clean:
-	rm -rf build dist runs $(BUILD) deltaconv_kernels/_native
+	rm -rf build dist runs site $(BUILD) deltaconv_kernels/_native
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
