@@ -19,13 +19,16 @@ SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 export SOURCE_DATE_EPOCH PYTHONHASHSEED=0 DELTACONV_CUDA=on
 [ -z "$(git status --porcelain)" ] || echo "build_wheel: uncommitted changes go in" >&2
 
+# Symbols that nothing loads hold names of nvcc's temporary files.
+export LDFLAGS="-Wl,--strip-all"
+
 # The C library to build against.
 if [ "${DELTACONV_SYSROOT:-}" != none ]; then
   flags=$(tools/release/sysroot.sh "${DELTACONV_SYSROOT:-$root/build/sysroot}")
   # nvcc's host code goes through the preprocessor twice, which the included header does not bear, nor does it need it.
   # -lrt and so on: since glibc 2.34 these are parts of libc, and nvcc links none of them by itself.
   without_header=${flags%% -include*}
-  export CXXFLAGS="$flags" CUDAFLAGS="$without_header -lrt -lpthread -ldl" LDFLAGS="$without_header"
+  export CXXFLAGS="$flags" CUDAFLAGS="$without_header -lrt -lpthread -ldl" LDFLAGS="$LDFLAGS $without_header"
 fi
 
 # sdist: repacked without the times and owners of this machine.

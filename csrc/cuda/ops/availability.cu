@@ -4,10 +4,12 @@
 #include "cuda/ops/availability.h"
 
 namespace deltaconv::cuda {
-namespace {
 
 // Compiled for the architectures of every kernel in the library: whether it can be loaded decides for all of them.
+// Not in the unnamed namespace, where nvcc would put a digest of this file's path into its name.
 __global__ void probe_kernel() {}
+
+namespace {
 
 std::string version_text(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
