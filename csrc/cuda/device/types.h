@@ -15,6 +15,9 @@ struct alignas(16) Quad {
 };
 
 // Neighbouring values that a thread reads or writes at once.
+struct alignas(8) WordPair {
+  uint32_t words[2];
+};
 struct alignas(8) FloatPair {
   float values[2];
 };

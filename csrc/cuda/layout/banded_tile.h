@@ -46,6 +46,11 @@ DELTACONV_ANYWHERE int banded_slot(int c) {
 }
 static_assert(kBandedPairs == 16);
 
+// How far apart planes of so many bytes are stored: 64 bytes more than a multiple of 128.
+DELTACONV_ANYWHERE int plane_distance(int bytes) {
+  return static_cast<int>(static_cast<unsigned>(bytes + 63) / 128 * 128) + 64;
+}
+
 // A CTA computes kRows x kCols results of each channel pair on a stage's grid. A warp computes all of one channel's
 // results at once, in kStep x kFragments accumulators of 16 x 8.
 template <int kBandFragments, int kRowStep, int kColFragments>
@@ -76,8 +81,7 @@ struct BandedTile {
   static DELTACONV_ANYWHERE int plane_elements(int K) { return plane_rows(K) * kPitch; }
   static DELTACONV_ANYWHERE int pair_bytes(int K) {
     const int planes = 2 * plane_elements(K) * 2, results = kRows * kResultPitch * 4;
-    const int bytes = planes > results ? planes : results;
-    return bytes + static_cast<int>((64u - static_cast<unsigned>(bytes)) % 128);
+    return plane_distance(planes > results ? planes : results);
   }
   static DELTACONV_ANYWHERE int bias_word(int K) { return K * (K + 1); }
   // K (K + 1) is even, so that filters are an odd number of words apart.

@@ -46,9 +46,12 @@ struct Axis {
   DELTACONV_ANYWHERE int32_t cell_start(int32_t m) const {
     if (m < 0) return 0;
     if (m >= reduced) return size;
-    const int64_t twice = 2 * static_cast<int64_t>(reduced);
-    const int64_t start = ((2 * static_cast<int64_t>(m) + 1) * size - reduced + twice - 1) / twice;
-    return static_cast<int32_t>(start < size ? start : size);
+    // ((2m + 1) * size - reduced) / (2 * reduced), rounded up, in 32 bits: size = reduced * factor + rest, and rest is
+    // less than factor.
+    const uint32_t odd = 2u * m + 1, halves = odd * factor - 1, rest = size - reduced * factor;
+    const uint32_t beyond = halves % 2 * reduced + odd * rest, twice = 2u * reduced;
+    const auto start = static_cast<int32_t>(halves / 2 + (beyond + twice - 1) / twice);
+    return start < size ? start : size;
   }
 };
 
@@ -56,12 +59,18 @@ struct Axis {
 // division a step.
 class UpsampleWalk {
  public:
+  // The quotient and the remainder of (2y + 1) * reduced + size by 2 * size, in 32 bits. The quotient would be that of
+  // 2y + 1 + factor by 2 * factor, if size were reduced * factor; size is less than `factor` larger, and the quotient
+  // less than one smaller. The dividend is kept above 0, so that divisions round down.
   DELTACONV_ANYWHERE UpsampleWalk(const Axis& axis, int32_t y)
       : step_(2u * axis.reduced), denominator_(2u * axis.size), scale_(0.5f / static_cast<float>(axis.size)) {
-    // The dividend is kept above 0, so that the division rounds down.
-    const int64_t shifted = (2 * static_cast<int64_t>(y) + 1) * axis.reduced + axis.size;
-    cell_ = static_cast<int32_t>(shifted / denominator_) - 1;
-    numerator_ = static_cast<uint32_t>(shifted % denominator_);
+    const uint32_t odd = 2u * y + 1, quotient = (odd + axis.factor) / (2u * axis.factor);
+    numerator_ = odd * axis.reduced + axis.size - quotient * denominator_;  // modulo 2^32
+    cell_ = static_cast<int32_t>(quotient) - 1;
+    if (static_cast<int32_t>(numerator_) < 0) {
+      numerator_ += denominator_;
+      --cell_;
+    }
   }
   DELTACONV_ANYWHERE void advance() {
     numerator_ += step_;

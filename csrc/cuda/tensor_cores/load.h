@@ -13,14 +13,16 @@ enum class Loading { kDirect, kHalved, kPooled, kScalar };
 
 // A thread takes runs of neighbouring reduced pixels of a row, 8 channels of one half of each, and writes the run of
 // each channel to the channel's plane. Where a pixel takes one load, a run has 8 pixels: the loads of all of them are
-// in flight together, and a plane gets 16 bytes at once.
+// in flight together, and a plane gets 16 bytes at once. Where a pixel takes four loads, a run has 4 pixels.
 template <Loading kLoading>
-inline constexpr int kRunOf = kLoading == Loading::kDirect ? 8 : 2;
+inline constexpr int kRunOf = kLoading == Loading::kDirect   ? 8
+                              : kLoading == Loading::kHalved ? 4
+                                                             : 2;
 
 // Where a run is read, and where it goes. Pixels that do not exist are zeros.
 template <class T>
 struct RunPlace {
-  const T* from;     // the first of the 8 channels, at pixel (0, 0)
+  const T* from;     // the first of the 8 channels, at pixel (0, 0); where the run does not exist, some that do
   int32_t row, col;  // the first pixel, which may be left of the grid
   int32_t end;       // pixels from this column on do not exist; 0 where the whole run does not
   int32_t channels;  // those of the 8 that exist
@@ -60,27 +62,38 @@ DELTACONV_DEVICE void pack_run(const float (&left)[8], float left_weight, const 
   for (int e = 0; e < 8; ++e) words[e][0] = pack_pair<T>(left[e] * left_weight, right[e] * right_weight);
 }
 
+// Where a pixel does not exist, the first one of the image is read and then left out of the words: a branch around the
+// loads would keep them from being in flight together, and would have their registers set to zero.
 template <class T>
-DELTACONV_DEVICE void load_halved_run(const Source<T>& source, const RunPlace<T>& place, uint32_t (&words)[8][1]) {
-  Quad loaded[2][4] = {};  // [window][row and column]
+DELTACONV_DEVICE void load_halved_run(const Source<T>& source, const RunPlace<T>& place, uint32_t (&words)[8][2]) {
   const T* from = place.from + 2 * (place.row * source.row_stride + place.col * source.col_stride);
-  DELTACONV_UNROLL
-  for (int n = 0; n < 2; ++n, from += 2 * source.col_stride) {
-    if (!place.exists(n)) continue;
+  // Two pixels at a time: the registers of more are taken where u waits in accumulators.
+  DELTACONV_NO_UNROLL
+  for (int first = 0; first < 4; first += 2) {
+    Quad loaded[2][4];  // [window][row and column]
     DELTACONV_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      loaded[n][i] = load16_constant(from + i / 2 * source.row_stride + i % 2 * source.col_stride);
+    for (int n = 0; n < 2; ++n, from += 2 * source.col_stride) {
+      const T* window = place.exists(first + n) ? from : place.from;
+      DELTACONV_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        loaded[n][i] = load16_constant(window + i / 2 * source.row_stride + i % 2 * source.col_stride);
+      }
+    }
+    float sums[2][8];
+    DELTACONV_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      float values[8];
+      unpack<T>(loaded[i / 4][i % 4], values);
+      DELTACONV_UNROLL
+      for (int e = 0; e < 8; ++e) sums[i / 4][e] = i % 4 == 0 ? values[e] : sums[i / 4][e] + values[e];
+    }
+    const uint32_t kept = (place.exists(first) ? 0xffffu : 0) | (place.exists(first + 1) ? 0xffff0000u : 0);
+    DELTACONV_UNROLL
+    for (int e = 0; e < 8; ++e) {
+      words[e][0] = words[e][1];
+      words[e][1] = pack_pair<T>(sums[0][e] * 0.25f, sums[1][e] * 0.25f) & kept;
     }
   }
-  float sums[2][8];
-  DELTACONV_UNROLL
-  for (int i = 0; i < 8; ++i) {
-    float values[8];
-    unpack<T>(loaded[i / 4][i % 4], values);
-    DELTACONV_UNROLL
-    for (int e = 0; e < 8; ++e) sums[i / 4][e] = i % 4 == 0 ? values[e] : sums[i / 4][e] + values[e];
-  }
-  pack_run<T>(sums[0], 0.25f, sums[1], 0.25f, words);
 }
 
 // Reads the means of both pooling windows, row by row. The loads of two columns of both windows are in flight together.
@@ -135,6 +148,8 @@ DELTACONV_DEVICE void store_run(const uint32_t (&words)[8][kRun / 2], std::byte*
     std::byte* plane = to + banded_slot(e) * pair_bytes;
     if constexpr (kRun == 8) {
       store16(plane, {{words[e][0], words[e][1], words[e][2], words[e][3]}});
+    } else if constexpr (kRun == 4) {
+      *reinterpret_cast<WordPair*>(plane) = {{words[e][0], words[e][1]}};
     } else {
       *reinterpret_cast<uint32_t*>(plane) = words[e][0];
     }
@@ -164,9 +179,12 @@ DELTACONV_DEVICE void load_planes(const Source<T>& source, int half, int row, in
     const int first = 8 * columns + kRun * run, channels = source.channels - 8 * eight;
     const int32_t y = row + Banded::plane_row(stored, K);
     const bool exists = channels > 0 && 0 <= y && y < source.rows.reduced;
-    const RunPlace<T> place{data + 8 * eight, y,
-                            col + first,      exists ? end : 0,
-                            channels,         planes + eight * pair_bytes + (stored * Banded::kPitch + first) * 2};
+    const RunPlace<T> place{data + (channels > 0 ? 8 * eight : 0),
+                            y,
+                            col + first,
+                            exists ? end : 0,
+                            channels,
+                            planes + eight * pair_bytes + (stored * Banded::kPitch + first) * 2};
     uint32_t words[8][kRun / 2];
     if constexpr (kLoading == Loading::kDirect) {
       load_direct_run(source, place, words);
