@@ -13,6 +13,10 @@ struct Windows {
 };
 
 DELTACONV_DEVICE Windows windows_of(const Axis& axis, int32_t pixel) {
+  if (axis.reduced * axis.factor == axis.size) {
+    return {static_cast<int32_t>(static_cast<uint32_t>(pixel) / axis.factor), 1.0f / static_cast<float>(axis.factor),
+            0.0f};
+  }
   const int32_t last = axis.last_window(pixel);
   const bool two = last > 0 && axis.window_end(last - 1) > pixel;
   const auto weight = [&](int32_t i) { return 1.0f / static_cast<float>(axis.window_end(i) - axis.window_start(i)); };

@@ -18,11 +18,13 @@ struct GradientSlice {
   int32_t channels;  // those of the CTA's pairs that exist
   bool vectors;      // groups of kVector channels are 16-byte aligned and exist as a whole or not at all
 
-  // Loads channels `channel` to channel + kVector - 1 of a pixel, of which at least the first exists. Channels that do
-  // not exist are zero.
+  DELTACONV_DEVICE const T* at(int32_t y, int32_t x, int32_t channel) const {
+    return data + y * row_stride + x * col_stride + channel;
+  }
+  // Loads channels `channel` to channel + kVector - 1 of a pixel, of which at least the first exists and lies at `from`.
+  // Channels that do not exist are zero.
   template <bool kVectors>
-  DELTACONV_DEVICE Quad load(int32_t y, int32_t x, int32_t channel) const {
-    const T* from = data + y * row_stride + x * col_stride + channel;
+  DELTACONV_DEVICE Quad load(const T* from, int32_t channel) const {
     if constexpr (kVectors) return load16_constant(from);
     float values[kVector];
     load_channels(from, channels - channel, false, values);
@@ -41,7 +43,7 @@ DELTACONV_DEVICE GradientSlice<T> gradient_slice(const BackwardArguments<T>& arg
 }
 
 // Finds the spans of all rows of a tile, then of all its columns; the tile may reach beyond the grid. A span takes
-// divisions of 64 bits, so that spans are found once for a tile. The whole CTA takes part.
+// several divisions, so that spans are found once for a tile. The whole CTA takes part.
 DELTACONV_DEVICE void find_spans(const Stage& stage, const Tile& tile, UpsampledSpan* spans) {
   const Tiling& tiling = stage.tiling;
   for (int32_t i = thread_index(); i < tiling.rows + tiling.cols; i += thread_count()) {
@@ -50,25 +52,31 @@ DELTACONV_DEVICE void find_spans(const Stage& stage, const Tile& tile, Upsampled
   }
 }
 
-// Gathers the gradient of one position of a reduced stage's grid. The loads of some columns are in flight together.
+// Gathers the gradient of one position of a reduced stage's grid, some columns at a time: their loads are in flight
+// together, and their weights are those of all rows.
 template <bool kVectors, class T>
 DELTACONV_DEVICE void gather_upsampled(const GradientSlice<T>& grad, const UpsampledSpan& rows,
                                        const UpsampledSpan& cols, int32_t channel,
                                        float (&sums)[GradientSlice<T>::kVector]) {
-  constexpr int kVector = GradientSlice<T>::kVector, kTogether = kVectors ? 4 : 1;
+  constexpr int kVector = GradientSlice<T>::kVector, kTogether = kVectors ? 2 : 1;
   DELTACONV_NO_UNROLL
-  for (int32_t y = rows.begin; y < rows.end; ++y) {
-    const float weight = rows.weight(y);
+  for (int32_t x = cols.begin; x < cols.end; x += kTogether) {
+    float weights[kTogether];
+    DELTACONV_UNROLL
+    for (int k = 0; k < kTogether; ++k) weights[k] = cols.weight(x + k);
+    const T* row = grad.at(rows.begin, x, channel);
     DELTACONV_NO_UNROLL
-    for (int32_t x = cols.begin; x < cols.end; x += kTogether) {
+    for (int32_t y = rows.begin; y < rows.end; ++y, row += grad.row_stride) {
       Quad loaded[kTogether];
+      const T* pixel = row;
       DELTACONV_UNROLL
-      for (int k = 0; k < kTogether; ++k) {
-        loaded[k] = x + k < cols.end ? grad.template load<kVectors>(y, x + k, channel) : Quad{};
+      for (int k = 0; k < kTogether; ++k, pixel += grad.col_stride) {
+        loaded[k] = x + k < cols.end ? grad.template load<kVectors>(pixel, channel) : Quad{};
       }
+      const float weight = rows.weight(y);
       DELTACONV_UNROLL
       for (int k = 0; k < kTogether; ++k) {
-        const float factor = weight * cols.weight(x + k);
+        const float factor = weight * weights[k];
         float values[kVector];
         unpack<T>(loaded[k], values);
         DELTACONV_UNROLL
@@ -115,7 +123,8 @@ DELTACONV_DEVICE void copy_gradients(const GradientSlice<T>& grad, const Stage& 
       const GradientItem<T> item(grad, stage, tile, size, first + k * thread_count());
       loaded[k] = Quad{};
       if (item.exists) {
-        loaded[k] = grad.template load<kVectors>(tile.row + item.row, tile.col + item.col, item.channel);
+        loaded[k] =
+            grad.template load<kVectors>(grad.at(tile.row + item.row, tile.col + item.col, item.channel), item.channel);
       }
     }
     DELTACONV_UNROLL

@@ -17,8 +17,7 @@ template <class Banded>
 struct AdjointTile {
   static DELTACONV_ANYWHERE int plane_bytes(int K) {
     const int plane = Banded::plane_elements(K) * 2, results = Banded::kRows * Banded::kResultPitch * 4;
-    const int bytes = plane > results ? plane : results;
-    return bytes + static_cast<int>((64u - static_cast<unsigned>(bytes)) % 128);
+    return plane_distance(plane > results ? plane : results);
   }
   static DELTACONV_ANYWHERE int64_t shared_bytes(int K) {
     return int64_t{kAdjointChannels} * (plane_bytes(K) + Banded::filter_words(K) * 4);

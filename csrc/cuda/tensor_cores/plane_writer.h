@@ -36,16 +36,21 @@ class PlaneWriter {
 
   // Writes zeros beside the first and the last column.
   DELTACONV_DEVICE void write_margins(bool first, bool last) const {
-    const int32_t end = grid_.lead + grid_.cols;
-    for (int i = lane_index(); i < Banded::kRows * 16; i += kWarp) {
-      const int32_t row = tile_.row + i / 16, at = i % 16 < 8 ? i % 16 : end / 8 * 8 + i % 8;
-      const bool before = first && i % 16 < 8 && at < grid_.lead;
-      const bool after = last && i % 16 >= 8 && end <= at && at < grid_.pitch;
-      if (row < grid_.rows && (before || after)) plane_[int64_t{row} * grid_.pitch + at] = T{0};
-    }
+    const int32_t end = grid_.lead + grid_.cols, before = lane_index() % 8, after = end / 8 * 8 + before;
+    if (first && before < grid_.lead) clear_column(before);
+    if (last && end <= after && after < grid_.pitch) clear_column(after);
   }
 
  private:
+  // Writes zeros to the tile's rows of one column of the plane, each lane to every fourth row.
+  DELTACONV_DEVICE void clear_column(int32_t col) const {
+    const int32_t rows = grid_.rows - tile_.row < Banded::kRows ? grid_.rows - tile_.row : Banded::kRows;
+    const int first = lane_index() / 8;
+    T* to = plane_ + int64_t{tile_.row + first} * grid_.pitch + col;
+    DELTACONV_NO_UNROLL
+    for (int row = first; row < rows; row += 4, to += int64_t{4} * grid_.pitch) *to = T{0};
+  }
+
   // The value left of this lane's pair, and the first value of the pair.
   static DELTACONV_DEVICE uint32_t shifted(uint32_t before, uint32_t word) {
     const int q = lane_index() % 4;

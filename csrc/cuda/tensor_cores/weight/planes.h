@@ -67,12 +67,20 @@ DELTACONV_DEVICE void copy_rows(const GradientGrid& grid, const T* plane, int32_
   const int32_t chunk = fresh_lane_index() % kLanesOfRow, at = first_chunk + chunk;
   if (chunk >= kChunks) return;
   const bool column_exists = 0 <= at && at < grid.pitch / 8;
+  // A lane's rows lie an even number of rows apart, so that all of them are of one parity.
+  constexpr int kRowsApart = kWarp / kLanesOfRow;
+  static_assert(kRowsApart % 2 == 0);
+  const int32_t first = begin + fresh_lane_index() / kLanesOfRow;
+  uint32_t row = first_row + first - begin;  // wraps around where it is negative
+  const uint32_t rows = column_exists ? grid.rows : 0;
+  const T* from = plane + static_cast<int32_t>(row) * int64_t{grid.pitch} + 8 * at;
+  to += (first % 2 * rows_of_parity + first / 2) * pitch + 8 * chunk;
   DELTACONV_NO_UNROLL
-  for (int32_t r = begin + fresh_lane_index() / kLanesOfRow; r < end; r += kWarp / kLanesOfRow) {
-    const int32_t row = first_row + r - begin;
-    const bool exists = column_exists && 0 <= row && row < grid.rows;
-    copy16_async(to + (r % 2 * rows_of_parity + r / 2) * pitch + 8 * chunk,
-                 plane + (exists ? int64_t{row} * grid.pitch + 8 * at : 0), exists);
+  for (int32_t r = first; r < end; r += kRowsApart) {
+    copy16_async(to, row < rows ? from : plane, row < rows);
+    row += kRowsApart;
+    from += int64_t{kRowsApart} * grid.pitch;
+    to += kRowsApart / 2 * pitch;
   }
 }
 
