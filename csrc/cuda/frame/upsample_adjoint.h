@@ -21,8 +21,8 @@ struct GradientSlice {
   DELTACONV_DEVICE const T* at(int32_t y, int32_t x, int32_t channel) const {
     return data + y * row_stride + x * col_stride + channel;
   }
-  // Loads channels `channel` to channel + kVector - 1 of a pixel, of which at least the first exists and lies at `from`.
-  // Channels that do not exist are zero.
+  // Loads channels `channel` to channel + kVector - 1 of a pixel, of which at least the first exists and lies at
+  // `from`. Channels that do not exist are zero.
   template <bool kVectors>
   DELTACONV_DEVICE Quad load(const T* from, int32_t channel) const {
     if constexpr (kVectors) return load16_constant(from);
