@@ -240,6 +240,23 @@ DELTACONV_DEVICE Product<T, Tile> product_of_pixels(const Projection<T>& project
           projection.depth};
 }
 
+// Reads 8 values from shared memory, side by side with those of the neighbouring lanes. Shared memory takes 16 bytes of
+// 8 lanes at a time: half of the lanes read their second four first, so that the 8 meet all banks.
+//
+//   lane              0   1   2   3   4   5   6   7
+//   first word        0   8  16  24  36  44  52  60
+//   its bank          0   8  16  24   4  12  20  28
+DELTACONV_DEVICE void load_eight(const float* from, float (&values)[8]) {
+  const bool swapped = lane_index() / 4 % 2 == 1;
+  const auto first = *reinterpret_cast<const FloatQuad*>(from + (swapped ? 4 : 0));
+  const auto second = *reinterpret_cast<const FloatQuad*>(from + (swapped ? 0 : 4));
+  DELTACONV_UNROLL
+  for (int e = 0; e < 4; ++e) {
+    values[e] = swapped ? second.values[e] : first.values[e];
+    values[4 + e] = swapped ? first.values[e] : second.values[e];
+  }
+}
+
 // Stores the tile's results, 8 channels of a pixel at a time. load(offset of the 8 in `to`) reads what they need from
 // global memory, finish(what was read, column in the tile, sums) changes the sums into the results. The loads of
 // several items are in flight before the first is waited for. Every thread of the CTA calls it after Product::run.
@@ -276,8 +293,7 @@ DELTACONV_DEVICE void store_product(const Projection<T>& projection, const Produ
       const Item& item = items[n];
       if (!item.exists) continue;
       float values[8];
-      DELTACONV_UNROLL
-      for (int e = 0; e < 8; ++e) values[e] = sums[item.row * Tile::kPitch + item.col + e];
+      load_eight(sums + item.row * Tile::kPitch + item.col, values);
       finish(item.loaded, item.col, values);
       store16(projection.to + item.at, pack<T>(values));
     }

@@ -59,8 +59,10 @@ struct InProjection {
     struct Nothing {};
     const auto load = [](int64_t) { return Nothing{}; };
     store_product(projection, place, product, load, [&](Nothing, int col, float (&values)[8]) {
+      float add[8];
+      load_eight(addend + col, add);
       DELTACONV_UNROLL
-      for (int e = 0; e < 8; ++e) values[e] += addend[col + e];
+      for (int e = 0; e < 8; ++e) values[e] += add[e];
     });
   }
 };
@@ -84,8 +86,10 @@ struct OutProjection {
     store_product(projection, place, product, load, [&](const Quad& loaded, int col, float (&values)[8]) {
       float residual[8];  // zeros where there is none
       unpack<T>(loaded, residual);
+      float add[8];
+      load_eight(addend + col, add);
       DELTACONV_UNROLL
-      for (int e = 0; e < 8; ++e) values[e] += addend[col + e] + residual[e];
+      for (int e = 0; e < 8; ++e) values[e] += add[e] + residual[e];
     });
   }
 
