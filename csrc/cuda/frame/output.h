@@ -182,7 +182,8 @@ class UpsampledColumns {
   }
 
  private:
-  static constexpr int kVector = Sink<T>::kVector, kTogether = 2;
+  // Rows of pixels together; float32 has no registers for two of them on sm_80.
+  static constexpr int kVector = Sink<T>::kVector, kTogether = sizeof(T) == 4 ? 1 : 2;
   using Row = float[2][kVector];
   struct Walk {
     SinkPlace at;
@@ -210,7 +211,7 @@ class UpsampledColumns {
     while (walk.rows > 0 && walk.down.cell() == cell) {
       UpsampleWalk second = walk.down;
       second.advance();
-      const bool two = walk.rows > 1 && second.cell() == cell;
+      const bool two = kTogether == 2 && walk.rows > 1 && second.cell() == cell;
       DELTACONV_UNROLL
       for (int i = 0; i < kTogether; ++i) {
         if (i == 1 && !two) break;
