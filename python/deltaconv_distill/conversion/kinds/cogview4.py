@@ -13,9 +13,7 @@ from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 
 from ..grids import InputGrid
-from ..routing import StandIn
 from .joint_attention import JointSite, JointStandIn, Stream
-from .linear_maps import LinearMaps, linear_maps
 from .site import Owner, Sites
 
 
@@ -23,20 +21,6 @@ class DeltaConvCogView4Attention(JointStandIn, Attention):
     """`attn1` of a CogView4TransformerBlock."""
 
     stands_for = Attention
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns the image's and the text's output, [B, N, C] and [B, n, C]."""
-        if not isinstance(self, StandIn):  # taken out again, while somebody's wrapper has kept this method
-            return Attention.forward(self, *args, **kwargs)
-        call = self.arguments(args, kwargs)
-        route = self.student_route(call)
-        if route is None:
-            call.pop("deltaconv_route")
-            return super().forward(**call)
-        tokens = call["hidden_states"]
-        text, image = self.streams(call, tokens.shape[1])
-        output = self.project_out(self.of_image(text, image)) + self.delta(tokens, route)
-        return output, self.project_out(self.of_text(text, image))
 
     def streams(self, call: Mapping[str, Any], tokens: int) -> tuple[Stream, Stream]:
         own: Any = self
@@ -55,16 +39,8 @@ class DeltaConvCogView4Attention(JointStandIn, Attention):
             image[:2] = [apply_rotary_emb(part, rotary, use_real_unbind_dim=-2, sequence_dim=1) for part in image[:2]]
         return Stream(*text), Stream(*image)
 
-    def image_tokens(self, call: Mapping[str, Any], tokens: int) -> Tensor:
-        return call["hidden_states"]
-
-    def project_out(self, image: Tensor) -> Tensor:
-        own: Any = self
-        return own.to_out[1](own.to_out[0](image))
-
-    @staticmethod
-    def image_output(output: Any, tokens: int) -> Tensor:
-        return output[0]
+    def project_text(self, text: Tensor) -> Tensor:
+        return self.project_out(text)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,9 +54,6 @@ class CogView4Site(JointSite):
     @property
     def feature_module(self) -> nn.Module:
         return self.block.norm2
-
-    def linear_maps(self) -> LinearMaps:
-        return linear_maps(self.attention, self.name)
 
 
 def find(denoiser: ModelMixin, name: str, module: nn.Module, sites: Sites) -> None:

@@ -13,9 +13,7 @@ from diffusers.models.transformers.transformer_qwenimage import apply_rotary_emb
 from torch import Tensor, nn
 
 from ..grids import ShapesGrid
-from ..routing import StandIn
 from .joint_attention import JointSite, JointStandIn, Stream
-from .linear_maps import LinearMaps, linear_maps
 from .site import Owner, Sites
 
 PACKED = 2  # latent pixels along each side of a token
@@ -25,21 +23,6 @@ class DeltaConvQwenAttention(JointStandIn, Attention):
     """The attention of a QwenImageTransformerBlock."""
 
     stands_for = Attention
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns the image's and the text's output, [B, N, C] and [B, n, C]."""
-        if not isinstance(self, StandIn):  # taken out again, while somebody's wrapper has kept this method
-            return Attention.forward(self, *args, **kwargs)
-        call = self.arguments(args, kwargs)
-        route = self.student_route(call)
-        if route is None:
-            call.pop("deltaconv_route")
-            return super().forward(**call)
-        tokens, mask = call["hidden_states"], self.text_mask(call)
-        text, image = self.streams(call, tokens.shape[1])
-        output = self.project_out(self.of_image(text, image, mask)) + self.delta(tokens, route)
-        project_text: Any = self.to_add_out
-        return output, project_text(self.of_text(text, image, mask))
 
     def streams(self, call: Mapping[str, Any], tokens: int) -> tuple[Stream, Stream]:
         own: Any = self
@@ -69,17 +52,6 @@ class DeltaConvQwenAttention(JointStandIn, Attention):
         mask = call.get("encoder_hidden_states_mask")
         return None if mask is None else mask.bool()
 
-    def image_tokens(self, call: Mapping[str, Any], tokens: int) -> Tensor:
-        return call["hidden_states"]
-
-    def project_out(self, image: Tensor) -> Tensor:
-        own: Any = self
-        return own.to_out[1](own.to_out[0](image))
-
-    @staticmethod
-    def image_output(output: Any, tokens: int) -> Tensor:
-        return output[0]
-
 
 @dataclass(frozen=True, eq=False)
 class QwenSite(JointSite):
@@ -92,9 +64,6 @@ class QwenSite(JointSite):
     @property
     def feature_module(self) -> nn.Module:
         return self.block.img_norm2
-
-    def linear_maps(self) -> LinearMaps:
-        return linear_maps(self.attention, self.name)
 
 
 def find(denoiser: ModelMixin, name: str, module: nn.Module, sites: Sites) -> None:

@@ -12,9 +12,8 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from ..grids import InputGrid
-from ..routing import DeltaConvAttention, StandIn
+from ..routing import DeltaConvAttention, Route
 from .joint_attention import JointSite, JointStandIn, Stream
-from .linear_maps import LinearMaps, linear_maps
 from .site import Owner, Site, Sites
 
 
@@ -23,22 +22,11 @@ class DeltaConvSD3Attention(JointStandIn, Attention):
 
     stands_for = Attention
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns the image's and the text's output, [B, N, C] and [B, n, C]; None for a text that is not used."""
-        if not isinstance(self, StandIn):  # taken out again, while somebody's wrapper has kept this method
-            return Attention.forward(self, *args, **kwargs)
-        call = self.arguments(args, kwargs)
-        route = self.student_route(call)
-        if route is None:
-            call.pop("deltaconv_route")
-            return super().forward(**call)
-        tokens = call["hidden_states"]
-        if self.context_pre_only:
-            return self.project_out(self.of_image_alone(call)) + self.delta(tokens, route), None
-        text, image = self.streams(call, tokens.shape[1])
-        output = self.project_out(self.of_image(text, image)) + self.delta(tokens, route)
-        project_text: Any = self.to_add_out
-        return output, project_text(self.of_text(text, image))
+    def student(self, call: Mapping[str, Any], route: Route) -> Any:
+        """Image and text; None for a text that is not used."""
+        if not self.context_pre_only:
+            return super().student(call, route)
+        return self.project_out(self.of_image_alone(call)) + self.delta(call["hidden_states"], route), None
 
     def streams(self, call: Mapping[str, Any], tokens: int) -> tuple[Stream, Stream]:
         image, text = call["hidden_states"], call["encoder_hidden_states"]
@@ -65,17 +53,6 @@ class DeltaConvSD3Attention(JointStandIn, Attention):
         value = _heads(own, own.add_v_proj(text))
         return self.weighted(self.attend(query, key, value))
 
-    def image_tokens(self, call: Mapping[str, Any], tokens: int) -> Tensor:
-        return call["hidden_states"]
-
-    def project_out(self, image: Tensor) -> Tensor:
-        own: Any = self
-        return own.to_out[1](own.to_out[0](image))
-
-    @staticmethod
-    def image_output(output: Any, tokens: int) -> Tensor:
-        return output[0]
-
     def is_idle(self, parameter: str) -> bool:
         unused = ("add_q_proj", "norm_added_q", "to_k", "norm_k", "to_v")
         return bool(self.context_pre_only) and parameter.partition(".")[0] in unused
@@ -97,9 +74,6 @@ class SD3JointSite(JointSite):
     @property
     def feature_module(self) -> nn.Module:
         return self.block.norm2
-
-    def linear_maps(self) -> LinearMaps:
-        return linear_maps(self.attention, self.name)
 
 
 @dataclass(frozen=True, eq=False)
