@@ -7,15 +7,26 @@
 
 namespace deltaconv::cuda::tensor_cores {
 
-// A pair's gated results replace its planes. The kind of gate is a constant: a test for each value would keep the
-// exponentials of a sigmoid from being in flight together.
 template <Gate kGate, class Banded>
-DELTACONV_DEVICE void store_gated(float scale, const BandedSums<Banded>& u, const BandedSums<Banded>& v, float* pair) {
+DELTACONV_DEVICE void store_gated_by(float scale, const BandedSums<Banded>& u, const BandedSums<Banded>& v,
+                                     float* pair) {
   float* gated = pair + lane_corner<Banded>(fresh_lane_index());
   for_each_value_pair<Banded>([&](int i, int b, int n, int row, int col) {
     const auto value = [&](int e) { return apply_gate(kGate, scale, u[i][b].values[e], v[i][b].values[e]); };
     *reinterpret_cast<FloatPair*>(gated + row * Banded::kResultPitch + col) = {{value(n), value(n + 1)}};
   });
+}
+
+// A pair's gated results replace its planes. The kind of gate is a constant behind this test: one for each value would
+// keep the exponentials of a sigmoid from being in flight together.
+template <class T, class Banded>
+DELTACONV_DEVICE void store_gated(const Problem<T>& problem, const BandedSums<Banded>& u, const BandedSums<Banded>& v,
+                                  float* pair) {
+  if (problem.gate == Gate::kScaled) {
+    store_gated_by<Gate::kScaled, Banded>(problem.gate_scale, u, v, pair);
+  } else {
+    store_gated_by<Gate::kSigmoid, Banded>(problem.gate_scale, u, v, pair);
+  }
 }
 
 template <class T, class Banded>
@@ -73,12 +84,7 @@ struct PyramidForward {
       if (!exists) break;
       convolve_pair_half<T, Banded>(problem, c, 1, planes, v);
       sync_warp();
-      float* pair = reinterpret_cast<float*>(planes + banded_slot(c) * pair_bytes);
-      if (problem.gate == Gate::kScaled) {
-        store_gated<Gate::kScaled, Banded>(problem.gate_scale, u, v, pair);
-      } else {
-        store_gated<Gate::kSigmoid, Banded>(problem.gate_scale, u, v, pair);
-      }
+      store_gated<T, Banded>(problem, u, v, reinterpret_cast<float*>(planes + banded_slot(c) * pair_bytes));
     }
     sync_block();
     store_results<T, Banded>(arguments, tile, planes);

@@ -34,12 +34,7 @@ struct PlanarForward {
       wait_for_window(last, false);
       convolve_pair_half<T, Banded>(problem, c, 1, planes, v, shift_of(problem));
       sync_warp();
-      float* pair = reinterpret_cast<float*>(planes + banded_slot(c) * pair_bytes);
-      if (problem.gate == Gate::kScaled) {
-        store_gated<Gate::kScaled, Banded>(problem.gate_scale, u, v, pair);
-      } else {
-        store_gated<Gate::kSigmoid, Banded>(problem.gate_scale, u, v, pair);
-      }
+      store_gated<T, Banded>(problem, u, v, reinterpret_cast<float*>(planes + banded_slot(c) * pair_bytes));
     }
     sync_block();
     store_results<T, Banded>(arguments.forward, tile, planes);
