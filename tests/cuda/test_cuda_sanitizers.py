@@ -20,7 +20,7 @@ PROBLEMS = {
     "bfloat16-small-kernel": ("2 9 18 32 3", "2,1", BFLOAT16, 1, 1, ROOMY),
     "float16-large-kernel": ("1 18 17 32 7", "1,2", FLOAT16, 0, 1, ROOMY),
     "run-time-kernel": ("1 10 9 32 15", "1,2", FLOAT32, 0, 1, ROOMY),
-    "float32-small": ("1 20 18 32 7", "1,2", FLOAT32, 1, 1, ROOMY),
+    "float32-small": ("1 12 10 32 7", "1,2", FLOAT32, 1, 1, ROOMY),
     "float16-small": ("1 10 12 32 7", "1,2", FLOAT16, 0, 1, ROOMY),
 }
 
