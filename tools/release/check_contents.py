@@ -26,6 +26,8 @@ def main() -> None:
     parser.add_argument("wheel", type=Path)
     parser.add_argument("--without", nargs="*", default=[], help="paths that no file of the wheel may contain")
     options = parser.parse_args()
+    if relative := [path for path in options.without if not path.startswith("/")]:
+        parser.error(f"--without: expected whole paths, got {', '.join(relative)}")
     wrong = problems(options.wheel, options.without)
     for problem in wrong:
         print(f"check_contents: {problem}", file=sys.stderr)
