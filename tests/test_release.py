@@ -57,6 +57,17 @@ def test_size_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "expected at most 100 bytes" in problem
 
 
+def test_paths_are_whole_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative one, ".venv", stands in the README, and so in every wheel."""
+    path = wheel(tmp_path / GOOD, complete())
+    monkeypatch.setattr(sys, "argv", ["check_contents", str(path), "--without", "/home/me", ".venv"])
+    with pytest.raises(SystemExit):
+        check_contents.main()
+    assert "--without: expected whole paths, got .venv" in capsys.readouterr().err
+
+
 def test_one_version() -> None:
     for file, pattern in {
         "pyproject.toml": r'^version = "(.*)"$',
