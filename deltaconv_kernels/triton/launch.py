@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from .backward_kernels import (
     pyramid_backward_pool_kernel,
     pyramid_backward_pooled_input_kernel,
 )
+from .collected import collect, collecting, current_device
 from .configurations import MAX_REGISTERS, Configuration, Key, Tile, configuration, device_kind, register_bound
 from .forward_kernel import pyramid_forward_kernel
 from .weight_kernels import pyramid_backward_weight_kernel, pyramid_backward_weight_sum_kernel
@@ -46,8 +47,9 @@ def pyramid_forward(
     B, H, W, C = x.shape
     tile = _configuration(x, weight).forward
     problem = _problem(weight, factors, H, W)
-    with _on(x):
-        pyramid_forward_kernel[forward_grid(B, H, W, C, tuple(factors), tile)](
+    with current_device(x.device):
+        _launch(
+            pyramid_forward_kernel, forward_grid(B, H, W, C, tuple(factors), tile),
             x, weight, bias, residual, y, B, H, W, gate_scale,
             **problem, SIGMOID=gate == "sigmoid",
             HAS_BIAS=bias is not None, HAS_RESIDUAL=residual is not None, **_patches(tile, problem),
@@ -74,7 +76,9 @@ def pyramid_backward(
         )
     grad, x, weight, bias = grad.contiguous(), x.contiguous(), weight.contiguous(), _contiguous(bias)
     tiles = _configuration(x, weight)
-    with _on(x):
+    if collecting() is None:
+        compile_backward(x.shape, weight.shape, x.dtype, x.device, tuple(factors), gate, bias is not None, *output_mask)
+    with current_device(x.device):
         pooled = _pool(x, weight, factors, tiles)
         grad_a = _gate_backward(grad, x, pooled, weight, bias, factors, gate, gate_scale, tiles)
         grad_x, grad_weight, grad_bias = (x.new_empty(0) for _ in range(3))  # an operator's results share no memory
@@ -85,6 +89,24 @@ def pyramid_backward(
             grad_weight = of_weight if wants_weight else grad_weight
             grad_bias = of_bias if wants_bias and of_bias is not None else grad_bias
     return grad_x, grad_weight, grad_bias
+
+
+@lru_cache(CACHED_PROBLEMS)
+def compile_backward(
+    image: tuple[int, ...],
+    filters: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    factors: tuple[int, ...],
+    gate: str,
+    has_bias: bool,
+    *output_mask: bool,
+) -> None:
+    """All launches of a problem's gradients at once: launched one by one, each would first wait for its compiler."""
+    x, weight = (torch.empty(shape, dtype=dtype, device="meta") for shape in (image, filters))
+    bias = weight[:, 0, 0] if has_bias else None
+    grad = x.new_empty(output_shape(x, factors))
+    collect(device, [partial(pyramid_backward, grad, x, weight, bias, factors, gate, 1.0, output_mask)]).compile()
 
 
 @lru_cache(CACHED_PROBLEMS)
@@ -136,9 +158,10 @@ def _pool(x: Tensor, weight: Tensor, factors: Sequence[int], tiles: Configuratio
         grid = _grid(x, [f for f in factors if f > 1], tile.BP, tile.BC, 1, POOL_RUN)
         problem = _problem(weight, factors, H, W)
         del problem["K"]
-        pyramid_backward_pool_kernel[grid](
-            x, pooled, B, H, W, **problem, BP=tile.BP, BC=tile.BC, RW=POOL_RUN, **_compiler_options(tile.warps)
-        )
+        _launch(
+            pyramid_backward_pool_kernel, grid,
+            x, pooled, B, H, W, **problem, BP=tile.BP, BC=tile.BC, RW=POOL_RUN, **_compiler_options(tile.warps),
+        )  # fmt: skip
     return pooled
 
 
@@ -158,7 +181,8 @@ def _gate_backward(
     tile = tiles.backward
     grad_a = x.new_empty(_pixels(x, factors), C, dtype=torch.float32)
     problem = _problem(weight, factors, H, W)
-    pyramid_backward_gate_kernel[_grid(x, factors, tile.BP, tile.BC, tile.RH, tile.RW, paired=True)](
+    _launch(
+        pyramid_backward_gate_kernel, _grid(x, factors, tile.BP, tile.BC, tile.RH, tile.RW, paired=True),
         x, pooled, weight, bias, grad, grad_a, B, H, W, gate_scale,
         **problem, SIGMOID=gate == "sigmoid", HAS_BIAS=bias is not None, **_patches(tile, problem),
     )  # fmt: skip
@@ -173,13 +197,15 @@ def _input_gradient(grad_a: Tensor, x: Tensor, weight: Tensor, factors: Sequence
     reduced = [f for f in factors if f > 1]
     grad_pooled = x.new_empty(_pixels(x, reduced), C, dtype=torch.float32)
     if reduced:
-        pyramid_backward_pooled_input_kernel[_grid(x, reduced, tile.BP, tile.BC, tile.RH, tile.RW)](
-            grad_a, weight, grad_pooled, B, H, W, **problem
-        )
+        _launch(
+            pyramid_backward_pooled_input_kernel, _grid(x, reduced, tile.BP, tile.BC, tile.RH, tile.RW),
+            grad_a, weight, grad_pooled, B, H, W, **problem,
+        )  # fmt: skip
     grad_x = torch.empty_like(x)
-    pyramid_backward_input_kernel[_grid(x, (1,), tile.BP, tile.BC, tile.RH, tile.RW)](
-        grad_a, grad_pooled, weight, grad_x, B, H, W, **problem
-    )
+    _launch(
+        pyramid_backward_input_kernel, _grid(x, (1,), tile.BP, tile.BC, tile.RH, tile.RW),
+        grad_a, grad_pooled, weight, grad_x, B, H, W, **problem,
+    )  # fmt: skip
     return grad_x
 
 
@@ -204,16 +230,18 @@ def _weight_gradients(
         )
     check_patches(B * H * cdiv(W, tile.RW), P * tile.BP)
     partial = x.new_empty(P, S, K, K + 1, C, dtype=torch.float32)
-    pyramid_backward_weight_kernel[(S * P * cdiv(K, tile.RH), channel_blocks(C, tile.BC))](
+    _launch(
+        pyramid_backward_weight_kernel, (S * P * cdiv(K, tile.RH), channel_blocks(C, tile.BC)),
         x, pooled, grad_a, partial, P, B, H, W,
         C=C, K=K, FACTORS=tuple(factors), BP=tile.BP, BC=tile.BC, RK=tile.RH, RW=tile.RW,
         **_compiler_options(tile.warps),
     )  # fmt: skip
     grad_weight = torch.empty_like(weight)
     grad_bias = None if bias is None else torch.empty_like(bias)
-    pyramid_backward_weight_sum_kernel[(cdiv(size, REDUCE_BLOCK),)](
-        partial, grad_weight, grad_bias, P, size, C=C, K=K, BLOCK=REDUCE_BLOCK, **_compiler_options(REDUCE_WARPS)
-    )
+    _launch(
+        pyramid_backward_weight_sum_kernel, (cdiv(size, REDUCE_BLOCK),),
+        partial, grad_weight, grad_bias, P, size, C=C, K=K, BLOCK=REDUCE_BLOCK, **_compiler_options(REDUCE_WARPS),
+    )  # fmt: skip
     return grad_weight, grad_bias
 
 
@@ -227,14 +255,18 @@ def cdiv(dividend: int, divisor: int) -> int:
     return -(-dividend // divisor)
 
 
-def _on(x: Tensor) -> AbstractContextManager:
-    """Triton launches on the current device."""
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **keywords: Any) -> None:
+    collected = collecting()
+    if collected is None:
+        kernel[grid](*arguments, **keywords)
+    else:
+        collected.add(kernel, grid, arguments, keywords)
 
 
 def _configuration(x: Tensor, weight: Tensor) -> Configuration:
     _, H, W, C = x.shape
-    return tiles_for(C, H, W, weight.shape[1], x.dtype, x.device)
+    collected = collecting()
+    return tiles_for(C, H, W, weight.shape[1], x.dtype, collected.device if collected else x.device)
 
 
 @lru_cache(CACHED_PROBLEMS)

@@ -80,6 +80,8 @@ def recorded_launches(device: str) -> Iterator[list[Launch]]:
     launches: list[Launch] = []
 
     def record(kernel: JITFunction, *arguments: Any, grid: tuple[int, ...], warmup: bool, **keywords: Any) -> None:
+        if warmup:  # compiled before it is launched
+            return
         names = [parameter.name for parameter in kernel.params]
         by_name = dict(zip(names, arguments, strict=False))
         by_name |= {name: keywords.pop(name) for name in names if name in keywords}
