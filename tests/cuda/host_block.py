@@ -25,13 +25,14 @@ class BlockRun:
     result: Tensor  # [B, H, W, dim]
 
 
-def pyramid_problem(block: BlockArguments):
+def pyramid_problem(block: BlockArguments, cta=None):
+    """`cta`: rows, columns and threads of the pyramid's CTAs; None: the plan's choice."""
     sizes = (*block.x.shape[:3], block.inter)
-    return plan_problem(sizes, block.factors, block.weight.shape[1], block.x.dtype)
+    return plan_problem(sizes, block.factors, block.weight.shape[1], block.x.dtype, cta=cta)
 
 
-def block_plan(block: BlockArguments, gpu=None):
-    return module().block_plan(pyramid_problem(block), block.x.shape[-1], gpu or device("h100"))
+def block_plan(block: BlockArguments, gpu=None, cta=None):
+    return module().block_plan(pyramid_problem(block, cta), block.x.shape[-1], gpu or device("h100"))
 
 
 def grids_of(plan, hidden: Tensor, block: BlockArguments) -> list[Tensor]:

@@ -33,24 +33,41 @@ def device(name: str):
 
 
 def plan_problem(
-    x_shape, factors, kernel_size: int, dtype: torch.dtype, path: str | None = None, weight_columns=None, cta=None
+    x_shape,
+    factors,
+    kernel_size: int,
+    dtype: torch.dtype,
+    path: str | None = None,
+    weight_columns=None,
+    cta=None,
+    reduced_tile=None,
 ):
     """`path`: "cuda_cores", "tensor_cores"; `weight_columns`: of weight gradient tiles; `cta`: rows, columns and
-    threads of convolutions on tensor cores; None: the plan's choice."""
+    threads of convolutions on tensor cores; None: the plan's choice. `reduced_tile`: rows and columns of reduced
+    stages' tiles in the launch through the gate; None: those of `cta`."""
     host = module()
     sizes = [*x_shape, len(factors), kernel_size]
     chosen = None if path is None else getattr(host.Path, path)
-    return host.PlanProblem(sizes, list(factors), getattr(host.ElementType, TYPES[dtype]), chosen, weight_columns, cta)
+    element = getattr(host.ElementType, TYPES[dtype])
+    return host.PlanProblem(sizes, list(factors), element, chosen, weight_columns, cta, reduced_tile)
 
 
 class HostPyramid:
     """`deltaconv_kernels.pyramid` by the host build, as planned for one GPU; differentiable."""
 
-    def __init__(self, gpu=None, path: str | None = None, weight_columns: int | None = None, cta=None):
+    def __init__(
+        self, gpu=None, path: str | None = None, weight_columns: int | None = None, cta=None, reduced_tile=None
+    ):
         self.gpu = gpu or device("h100")
         self.path = path
         self.weight_columns = weight_columns
         self.cta = cta  # rows, columns and threads of convolutions on tensor cores
+        self.reduced_tile = reduced_tile  # rows and columns of reduced stages' tiles in the launch through the gate
+
+    def planned(self, x, weight, factors):
+        """The problem as plans take it."""
+        options = (self.path, self.weight_columns, self.cta, self.reduced_tile)
+        return plan_problem(x.shape, factors, weight.shape[1], x.dtype, *options)
 
     def __call__(self, x, weight, bias=None, factors=(1,), gate="scaled", gate_scale=1.0, residual=None):
         return _Pyramid.apply(x, weight, bias, tuple(factors), gate, gate_scale, residual, self)
@@ -69,7 +86,7 @@ def _address(tensor) -> int:
 
 
 def _problem(x, weight, bias, factors, gate, gate_scale, host: HostPyramid):
-    plan = plan_problem(x.shape, factors, weight.shape[1], x.dtype, host.path, host.weight_columns, host.cta)
+    plan = host.planned(x, weight, factors)
     return module().Problem(plan, host.gpu, GATES.index(gate), gate_scale, image(x), _address(weight), _address(bias))
 
 
@@ -94,8 +111,7 @@ class _Pyramid(torch.autograd.Function):
 def backward(grad, x, weight, bias, factors, gate, gate_scale, output_mask, host: HostPyramid):
     """Gradients of x, weight and bias, None where not wanted; outputs and workspace start as NaN."""
     problem = _problem(x, weight, bias, factors, gate, gate_scale, host)
-    planned = plan_problem(x.shape, factors, weight.shape[1], x.dtype, host.path, host.weight_columns, host.cta)
-    plan = module().backward_plan(planned, host.gpu)
+    plan = module().backward_plan(host.planned(x, weight, factors), host.gpu)
     workspace = torch.full((plan.workspace_floats,), torch.nan)
     grads = [
         torch.full_like(t, torch.nan, memory_format=torch.contiguous_format) if wanted and t is not None else None

@@ -131,6 +131,14 @@ def test_the_most_reduced_stage_is_started_first(host):
     assert order == [1, 3, 2, 0]
 
 
+def test_reduced_stages_have_smaller_tiles_where_a_launch_through_the_gate_ends_sooner(host):
+    planned = plan_problem((2, 64, 64, 320), (1, 2), 13, torch.float16)  # sdxl-64-k13
+    launch = host.backward_plan(planned, device("h200")).gate
+    assert [(tiling.rows, tiling.cols) for tiling in launch.tilings] == [(32, 32), (32, 16)]
+    same = plan_problem((2, 64, 64, 320), (1, 2), 13, torch.float16, cta=(32, 32, 512))
+    assert launch.estimated_cycles < 0.9 * host.backward_plan(same, device("h200")).gate.estimated_cycles
+
+
 def test_a_kernel_that_fits_nowhere_is_named(host):
     tiny = host.DeviceProperties(90, 1, 4096, 4096)
     with pytest.raises(RuntimeError, match="weight: K = 13 does not fit into the 4096 bytes"):

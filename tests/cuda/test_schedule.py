@@ -110,6 +110,42 @@ def test_the_launch_that_ends_first_is_chosen(host, gpu):
         tested += 1
 
 
+def choices_of_tiles(host, problem, gpu: Gpu):
+    """Every launch through the gate that fits the GPU. Reduced stages have no larger tiles than the others."""
+    *_, kernel_size, _ = problem
+    tiles = [tile for tile in TILES if tile != (32, 32) or kernel_size <= 17]
+    for full, reduced in itertools.product(tiles, tiles):
+        if reduced[0] > full[0] or reduced[1] > full[1]:
+            continue
+        planned = plan_problem(*problem, "tensor_cores", cta=(*full, 512), reduced_tile=reduced)
+        try:
+            launch = host.backward_plan(planned, host.DeviceProperties(*gpu)).gate
+        except RuntimeError as error:
+            if "does not fit into the" not in str(error):
+                raise
+            continue
+        factors = problem[1]
+        assert [(t.rows, t.cols) for t in launch.tilings] == [full if f == 1 else reduced for f in factors]
+        yield launch
+
+
+@pytest.mark.parametrize("gpu", PLANNED_GPUS.values(), ids=PLANNED_GPUS)
+def test_the_tiles_of_stages_whose_launch_ends_first_are_chosen(host, gpu):
+    """In the launch through the gate, on tensor cores."""
+    chosen, tested = random.Random(gpu.multiprocessors), 0
+    while tested < CHOICES:
+        *_, kernel_size, dtype = problem = random_problem(chosen)
+        if dtype == torch.float32 or kernel_size < 7:
+            continue
+        launches = list(choices_of_tiles(host, problem, gpu))
+        if not launches or not all(launch.blocks <= MOST_BLOCKS and is_dealt(launch, gpu) for launch in launches):
+            continue
+        plan = host.backward_plan(plan_problem(*problem), host.DeviceProperties(*gpu)).gate
+        ends = [scheduled(host, launch, gpu) for launch in launches]
+        assert scheduled(host, plan, gpu) == pytest.approx(min(ends), rel=1e-6), problem
+        tested += 1
+
+
 @pytest.mark.parametrize(
     ("blocks", "multiprocessors", "resident", "end"),
     [

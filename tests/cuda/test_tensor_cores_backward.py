@@ -77,6 +77,24 @@ def test_every_tile(host, kernel_size, tile, launch):
     assert_matches_oracle(case, HostPyramid(path=TENSOR_CORES, cta=cta))
 
 
+# K, the tiles of stages at full resolution in the launch through the gate, and those of reduced stages.
+TILES_OF_STAGES = [
+    *((kernel_size, full, (16, 16)) for kernel_size, full in itertools.product((7, 13), ((32, 16), (32, 32)))),
+    (13, (32, 32), (32, 16)),
+    (25, (32, 16), (16, 16)),
+]
+
+
+@pytest.mark.parametrize(("kernel_size", "full", "reduced"), TILES_OF_STAGES, ids=str)
+def test_reduced_stages_have_tiles_of_their_own(host, kernel_size, full, reduced):
+    dtype = torch.bfloat16 if kernel_size == 13 else torch.float16
+    case = make_case(Shape(1, 66, 70, 2, kernel_size), dtype)  # several of each tile, tails in H and W
+    pyramid = HostPyramid(path=TENSOR_CORES, cta=cta_of(full, "gate"), reduced_tile=reduced)
+    plan = host.backward_plan(pyramid.planned(case.x, case.weight, case.factors), device("h100")).gate
+    assert [(tiling.rows, tiling.cols) for tiling in plan.tilings] == [full, reduced]
+    assert_matches_oracle(case, pyramid)
+
+
 def grads_of(case, pyramid, grad=None, x=None):
     _, *rest = case.backward_arguments
     rest[0] = case.x if x is None else x

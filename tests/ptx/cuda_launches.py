@@ -47,6 +47,7 @@ class Executor:
     path: str | None = None
     weight_columns: int | None = None
     cta: tuple[int, int, int] | None = None  # rows, columns and threads of CTAs on tensor cores
+    reduced_tile: tuple[int, int] | None = None  # of reduced stages in the launch through the gate; None: that of cta
     change: Callable[[Module, str], Module] | None = None
     only_blocks: Callable[[int, int], list[int]] | None = None
     memory: Memory = field(default_factory=Memory)
@@ -113,7 +114,7 @@ def _image(tensor, address):
 
 
 def _plan_problem(case: Case, executor: Executor):
-    options = (executor.path, executor.weight_columns, executor.cta)
+    options = (executor.path, executor.weight_columns, executor.cta, executor.reduced_tile)
     return plan_problem(case.x.shape, case.factors, case.weight.shape[1], case.x.dtype, *options)
 
 
@@ -128,7 +129,7 @@ def _problem(case: Case, executor: Executor):
 def block(arguments: BlockArguments, executor: Executor) -> BlockRun:
     """What each of the block's launches writes."""
     gpu, x = executor.gpu or device("h100"), arguments.x
-    plan = block_plan(arguments, gpu)
+    plan = block_plan(arguments, gpu, executor.cta)
     hidden = executor.output((plan.hidden,), x.dtype)
     local = executor.output((*x.shape[:3], arguments.out_weight.shape[1]), x.dtype)
     result = executor.output(x.shape, x.dtype)
@@ -138,7 +139,7 @@ def block(arguments: BlockArguments, executor: Executor) -> BlockRun:
     outputs = {"hidden": hidden, "local": local, "result": result, "workspace": workspace}
     addresses |= {name: executor.written(tensor, name) for name, tensor in outputs.items()}
     pyramid = host_build().Problem(
-        pyramid_problem(arguments),
+        pyramid_problem(arguments, executor.cta),
         gpu,
         GATES.index(arguments.gate),
         arguments.gate_scale,

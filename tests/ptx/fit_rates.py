@@ -25,11 +25,13 @@ import torch
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "cuda"), str(ROOT / "tests" / "ptx"), str(ROOT)]
 
-from count import zeros  # noqa: E402
-from cuda_launches import Executor, backward, forward  # noqa: E402
+from count import fused_block, zeros  # noqa: E402
+from cuda_launches import Executor, backward, block, forward  # noqa: E402
+from host_block import block_plan  # noqa: E402
 from host_build import device, plan_problem  # noqa: E402
 from host_build import module as host_build  # noqa: E402
 
+from deltaconv_kernels.block_arguments import BlockArguments  # noqa: E402
 from deltaconv_kernels.testing import Shape  # noqa: E402
 
 RATES = ROOT / "csrc" / "cuda" / "plan" / "rates.h"
@@ -40,7 +42,7 @@ WORK = ROOT / "csrc" / "cuda" / "plan" / "work.h"
 PARTS: list[tuple[set[str], set[str]]] = [
     (
         {"tensor_cores/load.h", "frame/load.h", "cuda_cores/load.h"},
-        {"kWarpStart", "kFilterTap", "kPixelPair", "kPooledPair", "kWindowStep"}
+        {"kWarpStart", "kFilterTap", "kPixelPair", "kHalvedPair", "kPooledPair", "kWindowStep"}
         | {"kCopiedQuad", "kWidenedQuad", "kPooledQuad", "kWindowValues", "kStoringWarp", "kParkingWarp"},
     ),
     (
@@ -49,8 +51,8 @@ PARTS: list[tuple[set[str], set[str]]] = [
     ),
     (
         {"frame/output.h", "frame/gate.h", "tensor_cores/forward.h", "cuda_cores/forward.h", "cuda_cores/stage.h"},
-        {"kWarpStart", "kGatedValue", "kStored", "kUpsampled", "kGridPixel"}
-        | {"kStoringWarp", "kParkingWarp", "kInterpolated", "kInterpolatedGrid"},
+        {"kWarpStart", "kGatedValue", "kStored", "kUpsampled", "kUpsampledRun", "kGridPixel"}
+        | {"kStoringWarp", "kParkingWarp", "kInterpolated", "kInterpolatedRun", "kInterpolatedGrid"},
     ),
 ]
 ELSEWHERE = len(PARTS)
@@ -96,42 +98,54 @@ def middle_tile(plan, stage: int) -> int:
 class Sample:
     """A problem whose CTAs are executed, on CUDA cores without a `cta`."""
 
+    run: str  # "forward", the pyramid of a fused "block", or "backward"
     side: int  # of a stage's grid
     kernel_size: int
     factor: int
     dtype: torch.dtype
-    cta: tuple[int, int, int] | None
-    gradient: bool  # execute the backward's launches
+    cta: tuple[int, int, int] | None = None
 
     def execute(self) -> Iterator[Counted]:
-        """A CTA of each launch."""
-        factors = (1, self.factor) if self.gradient else (self.factor,)
+        """A CTA of each launch that the model knows."""
+        factors = (1, self.factor) if self.run == "backward" else (self.factor,)
         side = self.side * self.factor
-        case = zeros(Shape(1, side, side, 32, self.kernel_size, factors), self.dtype)
+        shape, gpu = Shape(1, side, side, 32, self.kernel_size, factors), device("h200")
         path = "tensor_cores" if self.cta else "cuda_cores"
+        case, arguments = zeros(shape, self.dtype), fused_block(shape, self.dtype)
         problem = plan_problem(case.x.shape, factors, self.kernel_size, self.dtype, path, cta=self.cta)
-        gpu = device("h200")
-        if self.gradient:
-            plan = host_build().backward_plan(problem, gpu)
-            launches = {name: getattr(plan, name) for name in ("gate", "reduced", "input")}
-        else:
-            launches = {"forward": host_build().forward_plan(problem, gpu)[0]}
-        stages = {name: 0 if name == "input" else len(factors) - 1 for name in launches}
-        ctas = [middle_tile(plan, stages[name]) for name, plan in launches.items()]
+        launches = self.launches(problem, arguments)
+        ctas = {
+            number: middle_tile(plan, 0 if name == "input" else len(factors) - 1)
+            for number, (name, plan) in launches.items()
+        }
         executor = Executor(
-            gpu=gpu, path=path, cta=self.cta, only_blocks=lambda _, launch: [ctas[launch] if launch < len(ctas) else 0]
+            gpu=gpu, path=path, cta=self.cta, only_blocks=lambda _, launch: [ctas[launch]] if launch in ctas else []
         )
-        (backward if self.gradient else forward)(case, executor)
-        for (name, plan), executed in zip(launches.items(), executor.executed, strict=False):
-            counts = executed.counts
+        if self.run == "block":
+            block(arguments, executor)
+        else:
+            (backward if self.run == "backward" else forward)(case, executor)
+        for number, (name, plan) in launches.items():
+            stage = 0 if name == "input" else len(factors) - 1
+            counts = executor.executed[number].counts
             parts = np.array([part_of(source) for source in counts.sources])
             by_part = [parts == part for part in range(ELSEWHERE + 1)]
             yield Counted(
                 f"{name} K={self.kernel_size} factor {self.factor} {self.dtype} {self.cta or 'CUDA cores'}",
-                np.array(host_build().launch_work(problem, plan, name)[stages[name]][:-1]),
+                np.array(host_build().launch_work(problem, plan, name)[stage][:-1]),
                 np.array([counts.issued[chosen].sum() for chosen in by_part], float),
                 np.array([counts.wavefronts[chosen].sum() for chosen in by_part], float),
             )
+
+    def launches(self, problem, arguments: BlockArguments) -> dict[int, tuple[str, object]]:
+        """Name and plan of launches that the model knows, by their place among all launches of the run."""
+        gpu = device("h200")
+        if self.run == "forward":
+            return {0: ("forward", host_build().forward_plan(problem, gpu)[0])}
+        if self.run == "block":
+            return {2: ("pyramid", block_plan(arguments, gpu, self.cta).pyramid[0])}
+        plan = host_build().backward_plan(problem, gpu)
+        return {i: (name, getattr(plan, name)) for i, name in enumerate(("gate", "reduced", "input"))}
 
 
 def samples() -> Iterator[Sample]:
@@ -141,14 +155,19 @@ def samples() -> Iterator[Sample]:
     for tile, threads, k, factor in itertools.product(tiles, (256, 512), (7, 9, 11, 13, 17, 21), (1, 2, 3, 4)):
         if tile == (32, 32) and k > 17:
             continue
-        yield Sample(32, k, factor, half, (*tile, threads), False)
+        cta = (*tile, threads)
+        yield Sample("forward", 32, k, factor, half, cta)
         if factor < 4:
-            yield Sample(96, k, factor, half, (*tile, threads), False)
+            yield Sample("forward", 96, k, factor, half, cta)
         if factor < 4 and k in (7, 9, 13, 21):
-            yield Sample(96, k, factor, half, (*tile, threads), True)
+            yield Sample("backward", 96, k, factor, half, cta)
+        if factor != 3:  # the in-projection pools by powers of two
+            yield Sample("block", 32, k, factor, half, cta)
+            if factor < 4:
+                yield Sample("block", 96, k, factor, half, cta)
     for dtype, k, factor in itertools.product((half, single), (1, 3, 5, 7, 9, 13, 15, 17, 31), (1, 2, 3)):
         for side in (8, 32, 96):
-            yield Sample(side, k, factor, dtype, None, False)
+            yield Sample("forward", side, k, factor, dtype)
 
 
 def least_squares(counts: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -62,6 +62,18 @@ def test_every_tile(architecture, dtype, tile):
 
 
 @pytest.mark.ptx_full
+@pytest.mark.parametrize(
+    ("architecture", "dtype", "tiles"), in_turn(test_tensor_cores_backward.TILES_OF_STAGES, HALVES), ids=str
+)
+def test_reduced_stages_have_tiles_of_their_own(architecture, dtype, tiles):
+    kernel_size, full, reduced = tiles
+    case = make_case(Shape(1, 66, 70, 2, kernel_size), dtype)
+    cta = test_tensor_cores_backward.cta_of(full, "gate")
+    options = {"cta": cta, "reduced_tile": reduced, "compute_capability": architecture}
+    assert_backward_matches(case, path=TENSOR_CORES, **options)
+
+
+@pytest.mark.ptx_full
 @pytest.mark.parametrize(("architecture", "dtype", "tile"), in_turn(test_weight_gradient.TILES, HALVES), ids=str)
 def test_every_tile_of_the_weight_gradient(architecture, dtype, tile):
     kernel_size, columns = tile

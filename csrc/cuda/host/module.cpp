@@ -78,21 +78,29 @@ PYBIND11_MODULE(deltaconv_cuda_host, m) {
       .def_readonly("shared_per_block", &DeviceProperties::shared_per_block);
 
   py::class_<PlanProblem>(m, "PlanProblem")
-      .def(py::init([](const std::array<int64_t, 6>& sizes, std::vector<int64_t> factors, ElementType type,
-                       std::optional<Path> path, std::optional<int32_t> weight_columns,
-                       const std::optional<std::array<int32_t, 3>>& cta) {
-             std::optional<CtaChoice> chosen;
-             if (cta) chosen = {(*cta)[0], (*cta)[1], (*cta)[2]};
-             return PlanProblem{{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5]},
-                                std::move(factors),
-                                type,
-                                path,
-                                weight_columns,
-                                chosen};
-           }),
-           py::arg("sizes"), py::arg("factors"), py::arg("type"), py::arg("path") = std::nullopt,
-           py::arg("weight_columns") = std::nullopt, py::arg("cta") = std::nullopt,
-           "Sizes are B, H, W, C, S, K; cta is rows, columns and threads.");
+      .def(
+          py::init([](const std::array<int64_t, 6>& sizes, std::vector<int64_t> factors, ElementType type,
+                      std::optional<Path> path, std::optional<int32_t> weight_columns,
+                      const std::optional<std::array<int32_t, 3>>& cta,
+                      const std::optional<std::array<int32_t, 2>>& reduced_tile) {
+            std::optional<CtaChoice> chosen;
+            if (cta) {
+              const auto [rows, cols, threads] = *cta;
+              const auto [reduced_rows, reduced_cols] = reduced_tile.value_or(std::array{rows, cols});
+              chosen = {rows, cols, threads, reduced_rows, reduced_cols};
+            }
+            return PlanProblem{{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5]},
+                               std::move(factors),
+                               type,
+                               path,
+                               weight_columns,
+                               chosen};
+          }),
+          py::arg("sizes"), py::arg("factors"), py::arg("type"), py::arg("path") = std::nullopt,
+          py::arg("weight_columns") = std::nullopt, py::arg("cta") = std::nullopt,
+          py::arg("reduced_tile") = std::nullopt,
+          "Sizes are B, H, W, C, S, K; cta is rows, columns and threads; reduced_tile is rows and columns of the tiles "
+          "of reduced stages in the launch through the gate, those of cta without it.");
 
   py::class_<HostImage>(m, "Image")
       .def(py::init<uintptr_t, int64_t, int64_t, int64_t>(), py::arg("address") = 0, py::arg("batch_stride") = 0,
@@ -137,7 +145,7 @@ PYBIND11_MODULE(deltaconv_cuda_host, m) {
            py::arg("workspace"));
 
   m.def("launch_work", &launch_work, py::arg("problem"), py::arg("plan"), py::arg("launch"),
-        "Counts of work of a CTA of each stage; the launch is forward, gate, reduced or input.");
+        "Counts of work of a CTA of each stage; the launch is forward, a block's pyramid, gate, reduced or input.");
 
   m.def("backward_plan", &backward_plan, py::arg("problem"), py::arg("device"));
   m.def("backward", &run_backward, py::arg("problem"), py::arg("grad"), py::arg("gradients"),

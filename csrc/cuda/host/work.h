@@ -8,7 +8,6 @@
 
 #include "cuda/plan/banded_cost.h"
 #include "cuda/plan/cuda_cores_cost.h"
-#include "cuda/tensor_cores/with_tile.h"
 
 namespace deltaconv::cuda {
 
@@ -16,9 +15,10 @@ inline WorkPhases cta_work(const PlanProblem& problem, const LaunchPlan& plan, c
                            const std::string& launch) {
   if (plan.path == Path::kCudaCores) return cuda_cores::cta_work(problem, stage, launch == "forward");
   WorkPhases phases;
-  tensor_cores::with_banded_tile(problem.sizes.K, plan, [&](auto banded) {
+  tensor_cores::with_banded_tile(problem.sizes.K, stage.tiling, [&](auto banded) {
     const tensor_cores::CtaWork<decltype(banded)> work(problem, stage, plan.grid.threads);
     if (launch == "forward") phases = work.forward();
+    if (launch == "pyramid") phases = work.planar_forward();
     if (launch == "gate") phases = work.gate();
     if (launch == "reduced") phases = work.adjoint({4, 0});
     if (launch == "input") phases = work.adjoint({2, static_cast<double>(problem.factors.size()) - 1});

@@ -116,4 +116,12 @@ void for_each_banded_tile(int64_t K, const Visit& visit) {
   });
 }
 
+// Calls visit with the tile that a stage is cut into.
+template <class Visit>
+void with_banded_tile(int64_t K, const Tiling& tiling, const Visit& visit) {
+  for_each_banded_tile(K, [&](auto banded) {
+    if (tiling.rows == banded.kRows && tiling.cols == banded.kCols) visit(banded);
+  });
+}
+
 }  // namespace deltaconv::cuda::tensor_cores

@@ -93,6 +93,10 @@ class CtaWork {
     if (stage_.rows.factor == 1) return results();
     return upsampled(stage_.rows, stage_.tiling.step_rows) * upsampled(stage_.cols, stage_.tiling.step_cols);
   }
+  // Upsampling cells along an axis that a tile owns.
+  double owned_cells(const Axis& axis, int32_t count, int32_t step) const {
+    return count == 1 ? axis.reduced + 1 : step;
+  }
   double values() const { return 4.0 * Banded::kStep * Banded::kFragments; }  // a lane's, for a channel
 
   WorkPhase load_half() const {
@@ -100,6 +104,8 @@ class CtaWork {
     const double pairs = (Banded::kRows + K_ - 1) * Banded::kLoads * 4 * kVectors / kWarp;
     if (stage_.rows.factor == 1) {
       phase.add(kPixelPair, pairs);
+    } else if (stage_.rows.size == 2 * stage_.rows.reduced && stage_.cols.size == 2 * stage_.cols.reduced) {
+      phase.add(kHalvedPair, pairs);
     } else {
       const double steps = stage_.rows.factor * std::ceil(stage_.cols.factor / 2.0);
       phase.add(kPooledPair, pairs);
@@ -116,11 +122,13 @@ class CtaWork {
   WorkPhase forward_store() const {
     WorkPhase store{{}, 0, 2 * kBandedPairs * pixels_written(), 1};
     if (stage_.rows.factor == 1) return store.add(kStored, results() * kVectors / kWarp);
-    const double columns = upsampled(stage_.cols, stage_.tiling.step_cols) * kVectors;
-    const double rows = upsampled(stage_.rows, stage_.tiling.step_rows);
-    const double runs = std::clamp(std::floor(warps_ * kWarp / columns), 1.0, rows);
-    store.add(kUpsampled, columns * rows / kWarp);
-    return store.add(kGridPixel, columns / kWarp * (rows / stage_.rows.factor + 2 * runs));
+    // A thread takes two columns of pixels of a cell, for a run of cells.
+    const double cells = owned_cells(stage_.rows, stage_.tiling.count_rows, stage_.tiling.step_rows);
+    const double pairs = owned_cells(stage_.cols, stage_.tiling.count_cols, stage_.tiling.step_cols) *
+                         std::ceil(stage_.cols.factor / 2.0) * kVectors;
+    const double runs = std::clamp(std::floor(warps_ * kWarp / pairs), 1.0, cells);
+    store.add(kUpsampled, pixels_written() * kVectors / kWarp);
+    return store.add(kUpsampledRun, pairs / kWarp * runs).add(kGridPixel, pairs / kWarp * (cells + runs));
   }
   WorkPhase convolution(double channels) const {
     const double steps = channels * (K_ + 1) / 2, products = Banded::kBand * Banded::kFragments * Banded::kStep;

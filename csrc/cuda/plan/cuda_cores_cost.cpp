@@ -54,11 +54,15 @@ WorkPhase store_work(const PlanProblem& problem, const Stage& stage, bool upsamp
   if (!upsampled || stage.rows.factor == 1) return store.add(kStoringWarp, warps);
   const double rows = std::min(stage.rows.size, tiling.step_rows * stage.rows.factor);
   const double cols = std::min(stage.cols.size, tiling.step_cols * stage.cols.factor);
-  const double columns = cols * kPairs * element / 16;
-  const double runs = std::clamp(std::floor(warps * kWarp / columns), 1.0, rows);
+  // A thread takes two columns of pixels of an upsampling cell, for a run of cells.
+  const double cells = tiling.count_rows == 1 ? stage.rows.reduced + 1 : tiling.step_rows;
+  const double across = tiling.count_cols == 1 ? stage.cols.reduced + 1 : tiling.step_cols;
+  const double pairs = across * divide_up(stage.cols.factor, 2) * kPairs * element / 16;
+  const double runs = std::clamp(std::floor(warps * kWarp / pairs), 1.0, cells);
   store.bytes = kPairs * element * rows * cols;
   store.add(kParkingWarp, warps).add(kInterpolated, cols * rows * kPairs / 4 / kWarp);
-  return store.add(kInterpolatedGrid, cols * kPairs / 4 / kWarp * (rows / stage.rows.factor + 2 * runs));
+  store.add(kInterpolatedRun, pairs * runs / kWarp);
+  return store.add(kInterpolatedGrid, pairs * 16 / element / 4 / kWarp * (cells + runs));
 }
 
 }  // namespace

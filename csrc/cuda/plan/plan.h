@@ -22,9 +22,10 @@ struct DeviceProperties {
 
 enum class Path { kCudaCores, kTensorCores };
 
-// The CTAs of convolutions: their threads, and on tensor cores their tile.
+// The CTAs of convolutions: their threads, and on tensor cores their tile. In the launch through the gate, reduced
+// stages have tiles of their own.
 struct CtaChoice {
-  int32_t rows, cols, threads;
+  int32_t rows, cols, threads, reduced_rows, reduced_cols;
 };
 
 struct PlanProblem {

@@ -17,7 +17,10 @@ auto fields(const DeviceProperties& device) {
 
 bool same(const std::optional<CtaChoice>& a, const std::optional<CtaChoice>& b) {
   if (!a || !b) return !a && !b;
-  return std::tie(a->rows, a->cols, a->threads) == std::tie(b->rows, b->cols, b->threads);
+  const auto fields = [](const CtaChoice& cta) {
+    return std::tie(cta.rows, cta.cols, cta.threads, cta.reduced_rows, cta.reduced_cols);
+  };
+  return fields(*a) == fields(*b);
 }
 
 bool same(const PlanProblem& a, const PlanProblem& b) {

@@ -10,30 +10,32 @@ namespace deltaconv::cuda {
 // Counts are those of warps: a pixel pair is one for each of 32 threads.
 enum Work : int {
   // On tensor cores.
-  kWarpStart,    // a warp of the forward or of the launch through the gate, once
-  kFilterTap,    // a tap of a kernel row of 32 channels to shared memory
-  kPixelPair,    // two pixels of 8 channels to shared memory
-  kPooledPair,   // two pooled pixels, what does not depend on their windows
-  kWindowStep,   // two columns of a row of both windows
-  kChannel,      // a channel's convolution, once
-  kKernelRows,   // two kernel rows of a channel
-  kBandWord,     // a word of the banded matrix
-  kFragment,     // ldmatrix
-  kProduct,      // mma.sync
-  kGatedValue,   // an accumulator of u and one of v through the gate
-  kStored,       // 8 channels of a pixel stored
-  kUpsampled,    // 8 channels of an upsampled pixel stored
-  kGridPixel,    // 8 channels of the grid, interpolated along its row
-  kGradient,     // 8 channels of the result's gradient, brought to the stage's grid
-  kGradientTap,  // a pixel of it that a reduced pixel's gradient is gathered from
-  kPlaneValue,   // an accumulator written to a plane of gradients
-  kKeptInputs,   // 16 bytes of a plane of inputs kept
-  kAdjointWarp,  // a warp of a flipped convolution, once
-  kCopy,         // some rows of a window of a plane to shared memory, 16 bytes a thread
-  kFlippedTap,   // a tap of two kernel rows of 16 channels to shared memory
-  kSum,          // an accumulator of a flipped convolution to shared memory
-  kSumStored,    // 8 channels of a pixel stored
-  kSumAdded,     // 8 channels of a reduced stage added to a pixel
+  kWarpStart,     // a warp of the forward or of the launch through the gate, once
+  kFilterTap,     // a tap of a kernel row of 32 channels to shared memory
+  kPixelPair,     // two pixels of 8 channels to shared memory
+  kHalvedPair,    // two pixels pooled from 2 x 2 each
+  kPooledPair,    // two pooled pixels, what does not depend on their windows
+  kWindowStep,    // two columns of a row of both windows
+  kChannel,       // a channel's convolution, once
+  kKernelRows,    // two kernel rows of a channel
+  kBandWord,      // a word of the banded matrix
+  kFragment,      // ldmatrix
+  kProduct,       // mma.sync
+  kGatedValue,    // an accumulator of u and one of v through the gate
+  kStored,        // 8 channels of a pixel stored
+  kUpsampled,     // 8 channels of an upsampled pixel stored
+  kUpsampledRun,  // two columns of pixels of some cells begun
+  kGridPixel,     // 8 channels of the grid, interpolated along its row for two columns of pixels
+  kGradient,      // 8 channels of the result's gradient, brought to the stage's grid
+  kGradientTap,   // a pixel of it that a reduced pixel's gradient is gathered from
+  kPlaneValue,    // an accumulator written to a plane of gradients
+  kKeptInputs,    // 16 bytes of a plane of inputs kept
+  kAdjointWarp,   // a warp of a flipped convolution, once
+  kCopy,          // some rows of a window of a plane to shared memory, 16 bytes a thread
+  kFlippedTap,    // a tap of two kernel rows of 16 channels to shared memory
+  kSum,           // an accumulator of a flipped convolution to shared memory
+  kSumStored,     // 8 channels of a pixel stored
+  kSumAdded,      // 8 channels of a reduced stage added to a pixel
   // On CUDA cores.
   kStoringWarp,       // a warp's register tile, begun, gated and stored
   kParkingWarp,       // a warp's register tile, begun, gated and parked, to be upsampled
@@ -45,7 +47,8 @@ enum Work : int {
   kRead,              // a value read from shared memory
   kMultiplyAdd,       // a multiply-add
   kInterpolated,      // 4 channels of an upsampled pixel stored
-  kInterpolatedGrid,  // 4 channels of the grid, interpolated along its row
+  kInterpolatedRun,   // two columns of pixels of some cells begun
+  kInterpolatedGrid,  // 4 channels of the grid, interpolated along its row for two columns of pixels
   kWorks
 };
 

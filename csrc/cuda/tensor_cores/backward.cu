@@ -9,9 +9,8 @@ namespace deltaconv::cuda::tensor_cores {
 template <class T>
 void launch_backward_gate(const LaunchPlan& plan, BackwardArguments<T> arguments, Stream stream) {
   arguments.problem.stages = plan.stages;
-  with_banded_tile(arguments.problem.sizes.K, plan, [&](auto banded) {
-    launch<PyramidBackwardGate<T, decltype(banded)>>(plan.grid, arguments, stream);
-  });
+  with_band(arguments.problem.sizes.K,
+            [&](auto band) { launch<PyramidBackwardGate<T, decltype(band)::value>>(plan.grid, arguments, stream); });
 }
 
 template <class T>

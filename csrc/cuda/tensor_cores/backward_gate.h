@@ -6,6 +6,7 @@
 #include "cuda/frame/upsample_adjoint.h"
 #include "cuda/tensor_cores/convolve.h"
 #include "cuda/tensor_cores/plane_writer.h"
+#include "cuda/tensor_cores/tile_of_stage.h"
 
 namespace deltaconv::cuda::tensor_cores {
 
@@ -15,16 +16,14 @@ struct PairSums {
   BandedSums<Banded> u, v;
 };
 
+// A CTA's tile through the gate.
 template <class T, class Banded>
-struct PyramidBackwardGate {
-  static constexpr int kMaxThreads = kBandedThreads, kMinBlocks = 1;
+struct GateOfTile {
   static_assert(sizeof(Tile) <= kParkedBytes);
   static_assert(kBandedThreads == kBandedPairs * kWarp);  // a warp has one pair, whose u and v wait in its registers
 
-  static DELTACONV_DEVICE void run(const BackwardArguments<T>& arguments) {
+  static DELTACONV_DEVICE void run(const BackwardArguments<T>& arguments, const Tile& here) {
     const Problem<T>& problem = arguments.problem;
-    const Tile here = locate_tile(problem.stages);
-    if (!here.exists) return;
     const auto K = static_cast<int>(problem.sizes.K);
     const int pair_bytes = Banded::pair_bytes(K), c = warp_index();
     std::byte* planes = shared_memory();
@@ -180,6 +179,18 @@ struct PyramidBackwardGate {
         scales[row * int64_t{grid.cell_cols} + col] = power_of_two(exponent);
       }
     }
+  }
+};
+
+template <class T, int kBand>
+struct PyramidBackwardGate {
+  static constexpr int kMaxThreads = kBandedThreads, kMinBlocks = 1;
+
+  static DELTACONV_DEVICE void run(const BackwardArguments<T>& arguments) {
+    const Tile here = locate_tile(arguments.problem.stages);
+    if (!here.exists) return;
+    with_tile_of<kBand>(arguments.problem.stages.at[here.stage],
+                        [&](auto banded) { GateOfTile<T, decltype(banded)>::run(arguments, here); });
   }
 };
 

@@ -6,13 +6,10 @@
 
 namespace deltaconv::cuda::tensor_cores {
 
-// Calls launch with the BandedTile of the plan.
+// Calls launch with the BandedTile of a plan all of whose stages have one.
 template <class Launch>
 void with_banded_tile(int64_t K, const LaunchPlan& plan, const Launch& launch) {
-  const Tiling& tiling = plan.stages.at[0].tiling;
-  for_each_banded_tile(K, [&](auto banded) {
-    if (tiling.rows == banded.kRows && tiling.cols == banded.kCols) launch(banded);
-  });
+  with_banded_tile(K, plan.stages.at[0].tiling, launch);
 }
 
 }  // namespace deltaconv::cuda::tensor_cores
