@@ -7,7 +7,7 @@
 //
 //   buffer  inputs  [input_rows][kPitch] of T: the zero-padded plane, from K / 2 left of the tile on
 //           grads   [kRows][kGradPitch] of T; the first column of the tile is element `lead` (backward_workspace.h)
-//   sums    [K * K + 1 | 1] float32; the last tap is the bias
+//   sums    [K][weight_column(K)] float32, kernel columns of the sums of taps, and the bias, each a multiple of 16 bytes
 //
 // Rows of equal parity lie side by side, and pitches are odd numbers of 16 bytes: the 8 rows of a matrix that ldmatrix
 // reads lie in different groups of 4 banks.
@@ -48,7 +48,11 @@ struct WeightBand {
 
 inline constexpr int kChannelPlanesBytes = 88;  // size of a warp's note of where its planes are
 
-DELTACONV_ANYWHERE int weight_totals(int K) { return (K * K + 1) | 1; }
+// Floats of a kernel column in the sums, of which the first K are taps: an odd multiple of 4, so that the lanes of a
+// warp, who add taps of 8 kernel columns and 4 kernel rows at a time, meet different banks.
+DELTACONV_ANYWHERE int weight_column(int K) { return (K + 3) / 8 * 8 + 4; }
+// Floats of the sums of a channel.
+DELTACONV_ANYWHERE int weight_totals(int K) { return K * weight_column(K) + 4; }
 
 // Rows of inputs that a half tile meets, and a whole tile. Both numbers are even.
 DELTACONV_ANYWHERE int half_input_rows(int K) { return kHalfRows + K - 1; }

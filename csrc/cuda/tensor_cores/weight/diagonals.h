@@ -25,57 +25,79 @@ struct BandColumn {
   float values[kBand];
 };
 
-// The column shifted by `down` rows (-7 to 7), as the lanes hold it whose q differs by `flip`; zero beyond the ends.
+// The sums below move columns up or down by rows, that is lanes, and rows beyond a fragment's end into the next fragment.
+// A lane gives away the values of its fragment b + 1 in place of b where they wrap around: one choice for each value,
+// where the lane that receives them would have to choose among two received ones.
 template <int kBand>
-DELTACONV_DEVICE BandColumn<kBand> rows_further(const BandColumn<kBand>& column, int down, int flip) {
-  const int row = fresh_lane_index() / 4 + down, from = (row & 7) * 4 + (fresh_lane_index() % 4 ^ flip);
-  float received[kBand];
+DELTACONV_DEVICE BandColumn<kBand> receive(const float (&given)[kBand + 1], bool wraps, int from) {
+  BandColumn<kBand> received;
   DELTACONV_UNROLL
-  for (int b = 0; b < kBand; ++b) received[b] = shuffle(column.values[b], from);
-  BandColumn<kBand> further;
-  DELTACONV_UNROLL
-  for (int b = 0; b < kBand; ++b) {
-    const float below = b + 1 < kBand ? received[b + 1] : 0.0f, above = b > 0 ? received[b - 1] : 0.0f;
-    further.values[b] = row < 0 ? above : row < 8 ? received[b] : below;
-  }
-  return further;
+  for (int b = 0; b < kBand; ++b) received.values[b] = shuffle(wraps ? given[b + 1] : given[b], from);
+  return received;
 }
 
 // Adds column 2q + 1 to column 2q, on the diagonal: it lies a row lower.
 template <int kBand>
-DELTACONV_DEVICE BandColumn<kBand> join_columns(const BandValues<kBand>& values) {
-  BandColumn<kBand> odd, sum;
+DELTACONV_DEVICE BandColumn<kBand> join_columns(const BandValues<kBand>& values, int lane) {
+  float odd[kBand + 1] = {};
   DELTACONV_UNROLL
-  for (int b = 0; b < kBand; ++b) odd.values[b] = values.values[b][1];
-  odd = rows_further(odd, 1, 0);
+  for (int b = 0; b < kBand; ++b) odd[b] = values.values[b][1];
+  BandColumn<kBand> sum = receive<kBand>(odd, lane < 4, (lane + 4) % kWarp);
   DELTACONV_UNROLL
-  for (int b = 0; b < kBand; ++b) sum.values[b] = values.values[b][0] + odd.values[b];
+  for (int b = 0; b < kBand; ++b) sum.values[b] += values.values[b][0];
   return sum;
 }
 
 // Lanes whose q has the bit `flip` keep `second`, the others `first`; each adds the part of the lane across. Column 2
-// (q + flip) lies 2 flip rows lower than column 2q.
+// (q + flip) lies 2 flip rows lower than column 2q. What goes to a lane that keeps `second` has to move up by 2 flip
+// rows: by a fragment, and down by 8 - 2 flip rows.
 template <int kBand>
-DELTACONV_DEVICE BandColumn<kBand> join_lanes(const BandColumn<kBand>& first, const BandColumn<kBand>& second,
-                                              int flip) {
-  const bool keeps_second = fresh_lane_index() & flip;
-  BandColumn<kBand> sent, sum;
+DELTACONV_DEVICE BandColumn<kBand> join_lanes(const BandColumn<kBand>& first, const BandColumn<kBand>& second, int flip,
+                                              int lane) {
+  const bool keeps_second = lane & flip;
+  float given[kBand + 1];
   DELTACONV_UNROLL
-  for (int b = 0; b < kBand; ++b) sent.values[b] = keeps_second ? first.values[b] : second.values[b];
-  const BandColumn<kBand> received = rows_further(sent, keeps_second ? -2 * flip : 2 * flip, flip);
-  DELTACONV_UNROLL
-  for (int b = 0; b < kBand; ++b) {
-    sum.values[b] = (keeps_second ? second.values[b] : first.values[b]) + received.values[b];
+  for (int b = 0; b <= kBand; ++b) {
+    given[b] = keeps_second ? (b < kBand ? first.values[b < kBand ? b : 0] : 0.0f)
+                            : (b > 0 ? second.values[b > 0 ? b - 1 : 0] : 0.0f);
   }
+  const int wrapping = keeps_second ? 8 * flip : kWarp - 8 * flip;  // lanes
+  BandColumn<kBand> sum = receive<kBand>(given, lane < wrapping, ((lane + kWarp - wrapping) % kWarp) ^ flip);
+  DELTACONV_UNROLL
+  for (int b = 0; b < kBand; ++b) sum.values[b] += keeps_second ? second.values[b] : first.values[b];
   return sum;
 }
 
-// Sums four kernel rows along their diagonals: lane 4 g + q gets the sums of kernel row q along diagonals 8 b + g - 2q.
-// A diagonal is whole where its number is from 0 to 8 (kBand - 1).
+// The same without a second: only lanes whose q has not the bit `flip` get a sum.
 template <int kBand>
-DELTACONV_DEVICE BandColumn<kBand> sum_diagonals(const BandValues<kBand> (&rows)[4]) {
-  return join_lanes(join_lanes(join_columns(rows[0]), join_columns(rows[1]), 1),
-                    join_lanes(join_columns(rows[2]), join_columns(rows[3]), 1), 2);
+DELTACONV_DEVICE BandColumn<kBand> join_lanes(const BandColumn<kBand>& only, int flip, int lane) {
+  float given[kBand + 1] = {};
+  DELTACONV_UNROLL
+  for (int b = 0; b < kBand; ++b) given[b] = only.values[b];
+  BandColumn<kBand> sum = receive<kBand>(given, lane < 8 * flip, ((lane + 8 * flip) % kWarp) ^ flip);
+  DELTACONV_UNROLL
+  for (int b = 0; b < kBand; ++b) sum.values[b] += only.values[b];
+  return sum;
+}
+
+// Sums kRows kernel rows, 4 at most, along their diagonals: lane 4 g + q gets the sums of kernel row q along diagonals
+// 8 b + g - 2q. A diagonal is whole where its number is from 0 to 8 (kBand - 1).
+template <int kRows, int kBand>
+DELTACONV_DEVICE BandColumn<kBand> sum_diagonals(const BandValues<kBand> (&rows)[kRows], int lane) {
+  BandColumn<kBand> columns[kRows];
+  DELTACONV_UNROLL
+  for (int h = 0; h < kRows; ++h) columns[h] = join_columns(rows[h], lane);
+  if constexpr (kRows == 1) {
+    return join_lanes(join_lanes(columns[0], 1, lane), 2, lane);
+  } else {
+    static_assert(kRows == 3 || kRows == 4);
+    const BandColumn<kBand> upper = join_lanes(columns[0], columns[1], 1, lane);
+    if constexpr (kRows == 3) {
+      return join_lanes(upper, join_lanes(columns[2], 1, lane), 2, lane);
+    } else {
+      return join_lanes(upper, join_lanes(columns[2], columns[3], 1, lane), 2, lane);
+    }
+  }
 }
 
 }  // namespace deltaconv::cuda::tensor_cores

@@ -43,7 +43,7 @@ struct PyramidBackwardWeight {
 
   static DELTACONV_DEVICE void run(const WeightBandArguments<T>& arguments) {
     const Problem<T>& problem = arguments.backward.problem;
-    const int warps = thread_count() / kWarp, taps = static_cast<int>(problem.sizes.K * problem.sizes.K) + 1;
+    const int warps = thread_count() / kWarp;
     const uint32_t channel_blocks = (static_cast<uint32_t>(problem.sizes.C) + warps - 1) / warps;
     auto rest = static_cast<uint32_t>(block_index());
     const int32_t first_channel = static_cast<int32_t>(rest % channel_blocks) * warps;
@@ -62,18 +62,15 @@ struct PyramidBackwardWeight {
     auto* totals = reinterpret_cast<float*>(planes + warps);
     if (first_channel + warp < problem.sizes.C) {
       if (fresh_lane_index() == 0) planes[warp] = ChannelPlanes<T>(arguments.backward, stage, first_channel + warp);
-      for (int i = fresh_lane_index(); i < taps; i += kWarp) totals[warp * pitch + i] = 0.0f;
+      for (int i = 4 * fresh_lane_index(); i < pitch; i += 4 * kWarp) store16(totals + warp * pitch + i, {});
       sync_warp();
       add_tiles(planes[warp], K, arguments.input_rows, mine.begin, mine.end,
                 reinterpret_cast<T*>(shared + warp * buffer_bytes), totals + warp * pitch);
     }
     sync_block();
 
-    float* to = arguments.partials + (partition * problem.sizes.S + stage.index) * taps * problem.sizes.C;
-    for (int i = thread_index(); i < taps * warps; i += thread_count()) {
-      const int64_t channel = first_channel + i % warps;
-      if (channel < problem.sizes.C) to[i / warps * problem.sizes.C + channel] = totals[i % warps * pitch + i / warps];
-    }
+    const int64_t first = (partition * problem.sizes.S + stage.index) * (int64_t{K} * K + 1) * problem.sizes.C;
+    store_totals(totals, K, problem.sizes.C, first_channel, arguments.partials + first);
   }
 
  private:
@@ -113,7 +110,7 @@ struct PyramidBackwardWeight {
     if constexpr (std::is_same_v<T, Half>) {
       rescale(scales, scale, grads);
     }
-    add_bias(grads, scale, totals + K * K);
+    add_bias(grads, scale, totals + K * weight_column(K));
     const int groups = (K + Band::kMostRows - 1) / Band::kMostRows;
     DELTACONV_NO_UNROLL
     for (int i = 0; i < groups; ++i) {
@@ -122,8 +119,35 @@ struct PyramidBackwardWeight {
         constexpr int kRows = decltype(count)::value;
         WeightSums<Band, kRows> sums;
         tile.template add_to<kRows>(sums, grads, begin);
-        add_rows(sums, K, scale, totals + begin * K);
+        add_rows(sums, K, scale, totals + begin);
       });
+    }
+  }
+
+  // Writes the totals of the CTA's channels, [K * K + 1][C]. A warp takes a kernel column, each lane a kernel row, which
+  // lie side by side in shared memory; the bias is the only row of column K.
+  static DELTACONV_DEVICE void store_totals(const float* totals, int K, int64_t C, int32_t first_channel, float* to) {
+    const int warps = thread_count() / kWarp, pitch = weight_totals(K), row = lane_index();
+    const bool vectors = C % 4 == 0 && reinterpret_cast<uintptr_t>(to) % 16 == 0;
+    DELTACONV_NO_UNROLL
+    for (int col = warp_index(); col <= K; col += warps) {
+      if (row >= (col < K ? K : 1)) continue;
+      const float* from = totals + col * weight_column(K) + row;
+      float* tap = to + (col < K ? row * K + col : K * K) * C;
+      DELTACONV_NO_UNROLL
+      for (int64_t channel = first_channel; channel < first_channel + warps && channel < C; channel += 4) {
+        float sums[4];
+        DELTACONV_UNROLL
+        for (int n = 0; n < 4; ++n, from += pitch) sums[n] = *from;
+        if (vectors) {
+          store16_global(tap + channel, pack<float>(sums));
+        } else {
+          DELTACONV_UNROLL
+          for (int n = 0; n < 4; ++n) {
+            if (channel + n < C) tap[channel + n] = sums[n];
+          }
+        }
+      }
     }
   }
 
@@ -152,21 +176,24 @@ struct PyramidBackwardWeight {
     if (fresh_lane_index() == 0) *total += value * scale;
   }
 
-  // Adds the diagonals of the bands to the taps' totals.
-  template <int kRows>
+  // Adds the diagonals of the bands to the taps' totals, 4 kernel rows at a time.
+  template <int kRows, int kFirst = 0>
   static DELTACONV_DEVICE void add_rows(const WeightSums<Band, kRows>& sums, int K, float scale, float* totals) {
-    const int g = fresh_lane_index() / 4, q = fresh_lane_index() % 4;
+    constexpr int kCount = kRows - kFirst < 4 ? kRows - kFirst : 4;
+    BandValues<Band::kBand> rows[kCount];
     DELTACONV_UNROLL
-    for (int h = 0; h < kRows; h += 4) {
-      const BandValues<Band::kBand> rows[4] = {sums.row(h), sums.row(h + 1), sums.row(h + 2), sums.row(h + 3)};
-      const BandColumn<Band::kBand> taps = sum_diagonals(rows);
-      DELTACONV_UNROLL
-      for (int b = 0; b < Band::kBand; ++b) {
-        const int tap = 8 * b + g - 2 * q;
-        if (h + q >= kRows || tap < 0 || tap >= K) continue;
-        totals[(h + q) * K + tap] += taps.values[b] * scale;
-      }
+    for (int h = 0; h < kCount; ++h) rows[h] = sums.row(kFirst + h);
+    const int lane = fresh_lane_index(), g = lane / 4, q = lane % 4;
+    const BandColumn<Band::kBand> taps = sum_diagonals(rows, lane);
+    const int column = weight_column(K);
+    float* to = totals + (g - 2 * q) * column + kFirst + q;
+    DELTACONV_UNROLL
+    for (int b = 0; b < Band::kBand; ++b, to += 8 * column) {
+      const int tap = 8 * b + g - 2 * q;
+      if (q >= kCount || static_cast<uint32_t>(tap) >= static_cast<uint32_t>(K)) continue;
+      *to += taps.values[b] * scale;
     }
+    if constexpr (kFirst + kCount < kRows) add_rows<kRows, kFirst + kCount>(sums, K, scale, totals);
   }
 };
 

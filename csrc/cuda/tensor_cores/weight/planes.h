@@ -58,28 +58,30 @@ struct WeightTileAt {
   }
 };
 
-// Copies rows of a plane to shared memory, kChunks pieces of 16 bytes of each row; zeros where the plane has none.
+// Copies rows [begin, end) of a tile to shared memory, kChunks pieces of 16 bytes of each row, from row `top` of a plane
+// on; zeros where the plane has none.
 template <int kChunks, class T>
-DELTACONV_DEVICE void copy_rows(const GradientGrid& grid, const T* plane, int32_t first_row, int32_t first_chunk,
+DELTACONV_DEVICE void copy_rows(const GradientGrid& grid, const T* plane, int32_t top, int32_t first_chunk,
                                 int32_t begin, int32_t end, int pitch, int rows_of_parity, T* to) {
   constexpr int kLanesOfRow = kChunks <= 4 ? 4 : 8;
   static_assert(kChunks <= 8);
-  const int32_t chunk = fresh_lane_index() % kLanesOfRow, at = first_chunk + chunk;
+  const int lane = fresh_lane_index();
+  const int32_t chunk = lane % kLanesOfRow, at = first_chunk + chunk;
   if (chunk >= kChunks) return;
-  const bool column_exists = 0 <= at && at < grid.pitch / 8;
   // A lane's rows lie an even number of rows apart, so that all of them are of one parity.
   constexpr int kRowsApart = kWarp / kLanesOfRow;
   static_assert(kRowsApart % 2 == 0);
-  const int32_t first = begin + fresh_lane_index() / kLanesOfRow;
-  uint32_t row = first_row + first - begin;  // wraps around where it is negative
-  const uint32_t rows = column_exists ? grid.rows : 0;
+  const int32_t down = lane / kLanesOfRow, first = begin + down;
+  const uint32_t rows = 0 <= at && at < grid.pitch / 8 ? grid.rows : 0;
+  uint32_t row = top + down;  // wraps around where it is negative
+  const int64_t step = int64_t{kRowsApart} * grid.pitch;
   const T* from = plane + static_cast<int32_t>(row) * int64_t{grid.pitch} + 8 * at;
   to += (first % 2 * rows_of_parity + first / 2) * pitch + 8 * chunk;
   DELTACONV_NO_UNROLL
-  for (int32_t r = first; r < end; r += kRowsApart) {
-    copy16_async(to, row < rows ? from : plane, row < rows);
+  for (int32_t left = end - first; left > 0; left -= kRowsApart) {
+    copy16_async(to, from, row < rows);  // which reads nothing where it fills in zeros
     row += kRowsApart;
-    from += int64_t{kRowsApart} * grid.pitch;
+    from += step;
     to += kRowsApart / 2 * pitch;
   }
 }
@@ -94,11 +96,11 @@ DELTACONV_DEVICE void copy_tile(const ChannelPlanes<T>& planes, const WeightTile
   T* grads = buffer + input_rows * Band::kPitch;
   DELTACONV_UNROLL
   for (int i = 0; i < 2; ++i) {
-    const bool exists = i == 0 || at.exists;
-    const int64_t image = (exists ? at.image[i] : 0) * planes.image_elements;
-    copy_rows<Band::kFragments + 1>(grid, planes.grads + image, exists ? at.row[i] : grid.rows, at.col / 8,
-                                    i * kHalfRows, (i + 1) * kHalfRows, Band::kGradPitch, kHalfRows, grads);
     if (i == 1 && at.joined) continue;
+    const int64_t image = at.image[i] * planes.image_elements;
+    copy_rows<Band::kFragments + 1>(grid, planes.grads + image, at.row[i], at.col / 8, i * kHalfRows,
+                                    at.joined ? 2 * kHalfRows : (i + 1) * kHalfRows, Band::kGradPitch, kHalfRows,
+                                    grads);
     const int rows = at.joined ? joined_input_rows(K) : half_input_rows(K);
     copy_rows<Band::kLoads>(grid, planes.inputs + image, at.row[i] - K / 2, chunk, i * rows, (i + 1) * rows,
                             Band::kPitch, input_rows / 2, buffer);

@@ -23,11 +23,11 @@ struct WeightSums {
   Accumulator whole[kRows][kWhole] = {};
   Accumulator last[kOdd ? (kRows + 1) / 2 : 1] = {};
 
-  // The band of kernel row h, or zeros where there is no such row.
+  // The band of kernel row h.
   DELTACONV_DEVICE BandValues<Band::kBand> row(int h) const {
-    BandValues<Band::kBand> values = {};
+    BandValues<Band::kBand> values;
     DELTACONV_UNROLL
-    for (int b = 0; b < Band::kBand && h < kRows; ++b) {
+    for (int b = 0; b < Band::kBand; ++b) {
       DELTACONV_UNROLL
       for (int e = 0; e < 2; ++e) {
         values.values[b][e] =
