@@ -17,7 +17,7 @@ NOT_IN = {  # kinds of instructions that a kernel does not have
     **{(CORES, launch): {*OF_TENSOR_CORES, "another lane shuffled"} for launch in ("pooled input", "input", "weight")},
     (TENSOR_CORES, "gate"): {AFTER_ANOTHER, *WAITS, "a warp's barrier removed"},
     **{(TENSOR_CORES, launch): {"another lane shuffled"} for launch in ("pooled input", "input")},
-    (TENSOR_CORES, "weight"): {"a store's tail negated", "a global load 2 bytes off"},
+    (TENSOR_CORES, "weight"): {"a global load 2 bytes off"},
     **{
         (path, "sum of weights"): {*MUTATIONS} - {AFTER_ANOTHER, "a global load 2 bytes off", "a result 2 bytes off"}
         for path in (CORES, TENSOR_CORES)
