@@ -7,7 +7,7 @@
 //
 //   buffer  inputs  [input_rows][kPitch] of T: the zero-padded plane, from K / 2 left of the tile on
 //           grads   [kRows][kGradPitch] of T; the first column of the tile is element `lead` (backward_workspace.h)
-//   sums    [K][weight_column(K)] float32, kernel columns of the sums of taps, and the bias, each a multiple of 16 bytes
+//   sums    [K][weight_column(K)] float32, kernel columns of the taps, and the bias: multiples of 16 bytes
 //
 // Rows of equal parity lie side by side, and pitches are odd numbers of 16 bytes: the 8 rows of a matrix that ldmatrix
 // reads lie in different groups of 4 banks.

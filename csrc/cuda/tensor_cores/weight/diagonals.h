@@ -25,9 +25,9 @@ struct BandColumn {
   float values[kBand];
 };
 
-// The sums below move columns up or down by rows, that is lanes, and rows beyond a fragment's end into the next fragment.
-// A lane gives away the values of its fragment b + 1 in place of b where they wrap around: one choice for each value,
-// where the lane that receives them would have to choose among two received ones.
+// A column from other lanes. The sums below move columns up or down by rows, that is by lanes, and from one fragment
+// into the next. A lane gives its value of fragment b + 1 in place of b where rows wrap around: one choice for each
+// value, where the lane that receives it would have to choose between two.
 template <int kBand>
 DELTACONV_DEVICE BandColumn<kBand> receive(const float (&given)[kBand + 1], bool wraps, int from) {
   BandColumn<kBand> received;
@@ -68,7 +68,7 @@ DELTACONV_DEVICE BandColumn<kBand> join_lanes(const BandColumn<kBand>& first, co
   return sum;
 }
 
-// The same without a second: only lanes whose q has not the bit `flip` get a sum.
+// Without a second, only lanes whose q has not the bit `flip` get a sum.
 template <int kBand>
 DELTACONV_DEVICE BandColumn<kBand> join_lanes(const BandColumn<kBand>& only, int flip, int lane) {
   float given[kBand + 1] = {};

@@ -124,8 +124,8 @@ struct PyramidBackwardWeight {
     }
   }
 
-  // Writes the totals of the CTA's channels, [K * K + 1][C]. A warp takes a kernel column, each lane a kernel row, which
-  // lie side by side in shared memory; the bias is the only row of column K.
+  // Writes the totals of the CTA's channels, [K * K + 1][C]. A warp takes a kernel column, a lane a kernel row; these
+  // lie side by side in shared memory. The bias is the only row of column K.
   static DELTACONV_DEVICE void store_totals(const float* totals, int K, int64_t C, int32_t first_channel, float* to) {
     const int warps = thread_count() / kWarp, pitch = weight_totals(K), row = lane_index();
     const bool vectors = C % 4 == 0 && reinterpret_cast<uintptr_t>(to) % 16 == 0;

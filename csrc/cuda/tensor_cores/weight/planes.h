@@ -58,8 +58,8 @@ struct WeightTileAt {
   }
 };
 
-// Copies rows [begin, end) of a tile to shared memory, kChunks pieces of 16 bytes of each row, from row `top` of a plane
-// on; zeros where the plane has none.
+// Copies rows [begin, end) of a tile to shared memory, kChunks pieces of 16 bytes of each row. The first is row `top`
+// of a plane; where the plane has none, rows are zeros.
 template <int kChunks, class T>
 DELTACONV_DEVICE void copy_rows(const GradientGrid& grid, const T* plane, int32_t top, int32_t first_chunk,
                                 int32_t begin, int32_t end, int pitch, int rows_of_parity, T* to) {
