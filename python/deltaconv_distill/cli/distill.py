@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(str(error)) from error
     pipe = load_pipeline(options.pretrained_teacher_model, "--pretrained_teacher_model", options).to(accelerator.device)
     try:
-        _made(DenoisingTask, pipe, config.prediction_type)  # refuses what cannot be a teacher, before any encoding
+        _made(DenoisingTask.configured, pipe, config)  # refuses what cannot be a teacher, before any encoding
         fusion = _fusion(pipe, options)
         examples = open_examples(pipe, options)
         config = _with_epochs(config, options, examples, accelerator.num_processes)
@@ -110,7 +110,7 @@ def _made(make: Any, *arguments: Any) -> Any:
         return make(*arguments)
     except DataError:
         raise
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise flagged(error, "--pretrained_teacher_model") from error
 
 

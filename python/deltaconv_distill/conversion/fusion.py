@@ -8,7 +8,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
@@ -27,7 +27,7 @@ from .layers import add_nested, build_block, check_layers, plan_layers
 from .persistence import SavedFusion
 from .presets import published_gate
 from .report import FusionReport, report_fusion, summary
-from .routing import POOL, REMOVED, TEACHER
+from .routing import POOL, REMOVED, TEACHER, StandIn
 from .side_car import saved_beside
 from .sites import Sites, denoiser_of, sites_to_convert
 from .teacher_record import check_teacher, describe_teacher
@@ -189,6 +189,10 @@ class DeltaConvFusion(SavedFusion):
     def blocks(self) -> dict[str, DeltaConvBlock]:
         """The blocks by layer name, such as "mid_block.attentions.0.transformer_blocks.0.attn1"."""
         return {name: self.get_submodule(name) for name in self.config.layers}
+
+    def attention(self, layer: str) -> StandIn:
+        """The attention that a block of an attached fusion stands in for."""
+        return cast(StandIn, self._attached().denoiser.get_submodule(layer))
 
     @property
     def report(self) -> FusionReport:

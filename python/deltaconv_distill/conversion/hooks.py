@@ -15,14 +15,18 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from .grids import Arguments, Grid, InputGrid
-from .routing import ROUTE, STUDENT, Route, StandIn
+from .routing import ROUTE, STUDENT, Route, StandIn, TextPart
 
 
 class AttentionCall(NamedTuple):
-    """What a self-attention, or what runs in its place, took in and gave out: [B, H, W, C] each."""
+    """What a self-attention, or what runs in its place, took in and gave out: [B, H, W, C] each.
+
+    text: of a joint attention, whose `output` is what its image tokens got but for their text part, that part.
+    """
 
     input: Tensor
     output: Tensor
+    text: TextPart | None = None
 
 
 AttentionCalls = dict[str, AttentionCall]  # by layer name
@@ -149,9 +153,9 @@ class CallTap:
         if self.control.now.recording and self.control.now.calls:
             route = kwargs[ROUTE]
             grid = (route.height, route.width)
-            tokens, gathered = attention.recorded(args, kwargs, output, route)
+            tokens, gathered, text = attention.recorded(args, kwargs, output, route)
             for calls in self.control.now.calls:
-                calls[self.layer] = AttentionCall(tokens.unflatten(1, grid), gathered.unflatten(1, grid))
+                calls[self.layer] = AttentionCall(tokens.unflatten(1, grid), gathered.unflatten(1, grid), text)
 
 
 def drop_route(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:

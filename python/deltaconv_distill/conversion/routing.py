@@ -34,6 +34,16 @@ class Route(NamedTuple):
     mode: str
 
 
+class TextPart(NamedTuple):
+    """What image tokens got from the text in a joint attention.
+
+    gathered: [B, N, heads, head width], before the shares; given: [B, N, C], after them and the output projection.
+    """
+
+    gathered: Tensor
+    given: Tensor
+
+
 class StandIn(nn.Module):
     """A self-attention that a ΔConvBlock stands in for.
 
@@ -63,10 +73,13 @@ class StandIn(nn.Module):
         delta = self.deltaconv(tokens.reshape(batch, height, width, channels))
         return delta.reshape(batch, count, channels)
 
-    def recorded(self, args: tuple[Any, ...], kwargs: Any, output: Any, route: Route) -> tuple[Tensor, Tensor]:
-        """What the block takes in this call, and what it would have to give for this output, [B, L, C] each."""
+    def recorded(
+        self, args: tuple[Any, ...], kwargs: Any, output: Any, route: Route
+    ) -> tuple[Tensor, Tensor, TextPart | None]:
+        """What the block takes in this call, and what it would have to give for this output, [B, L, C] each; of a joint
+        attention with the text part that was taken off for that."""
         given = args[0] if args else kwargs["hidden_states"]
-        return self.inner_input(self, given), self.inner_output(self, given, output)
+        return self.inner_input(self, given), self.inner_output(self, given, output), None
 
     def is_idle(self, parameter: str) -> bool:
         """Whether the student does without this parameter of the attention, named within it."""

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from .flow_matching import LOGIT_NORMAL, MODE, MODE_SCALES, WEIGHTING_SCHEMES, TimeDensity
 from .noise_schedule import PREDICTION_TYPES
 from .training.losses import LossWeights
 from .training.schedules import WeightSchedule
@@ -66,6 +67,24 @@ class DistillConfig:
         None, "weigh the prediction losses by min(SNR, snr_gamma) (arXiv 2303.09556; 5.0 there); unset: all alike"
     )
     prediction_type: str | None = setting(None, "epsilon or v_prediction; unset: what the scheduler's config says")
+    weighting_scheme: str | None = setting(
+        None,
+        "of flow matching, how often each time is trained on: logit_normal, mode, or none for all alike; unset: "
+        "logit_normal",
+    )
+    logit_mean: float | None = setting(
+        None, "of logit_normal; above 0 favours noisy pictures (arXiv 2403.03206); unset: 0"
+    )
+    logit_std: float | None = setting(None, "of logit_normal; unset: 1")
+    mode_scale: float | None = setting(None, "of mode; above 0 favours the middle; unset: 1.29")
+    timestep_shift: float | None = setting(
+        None,
+        "of flow matching, move times towards noise, t to s t / (1 + (s - 1) t), by this s; unset: the scheduler's, "
+        "which may depend on the size",
+    )
+    guidance_scale: float | None = setting(
+        None, "what a guidance-distilled teacher (FLUX.1-dev) is told in all passes; unset: 3.5"
+    )
     fit_batches: int = setting(0, "before step 1, fit the blocks' output projections on this many batches")
     stage1_steps: int = setting(0, "first steps in which every block learns its own attention's output, layer by layer")
     stage1_repeats: int = setting(
@@ -120,6 +139,7 @@ class DistillConfig:
         self._require_one_of("frozen_precision", MIXED_PRECISIONS)
         self._require_one_of("lr_scheduler", LR_SCHEDULERS)
         self._require_one_of("prediction_type", (None, *PREDICTION_TYPES))
+        self._require_one_of("weighting_scheme", (None, *WEIGHTING_SCHEMES))
         self._require_one_of("report_to", (None, *TRACKERS, ALL_TRACKERS))
         self._require("w_noise, w_kd, w_feat", self.weight_schedule.is_ever_positive, "at least one above 0")
         self._require_consistency()
@@ -142,7 +162,21 @@ class DistillConfig:
             feat=self.w_feat_schedule or self.w_feat,
         )
 
+    @property
+    def time_density(self) -> TimeDensity | None:
+        """Of flow matching; None where no setting is about it."""
+        settings = {"scheme": self.weighting_scheme, "mode_scale": self.mode_scale}
+        settings |= {"logit_mean": self.logit_mean, "logit_std": self.logit_std}
+        given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+        return TimeDensity(**given) if given else None
+
     def _require_consistency(self) -> None:
+        for name, scheme in (("logit_mean", LOGIT_NORMAL), ("logit_std", LOGIT_NORMAL), ("mode_scale", MODE)):
+            fits = (self.weighting_scheme or LOGIT_NORMAL) == scheme
+            self._require(name, fits or getattr(self, name) is None, f"None unless weighting_scheme is {scheme!r}")
+        low, high = MODE_SCALES
+        in_range = self.mode_scale is None or low <= self.mode_scale <= high
+        self._require("mode_scale", in_range, f"a number in [{low:g}, {high:.3f}]")
         self._require(
             "resume_from_checkpoint",
             self.resume_from_checkpoint != "latest" or self.output_dir,
@@ -194,4 +228,7 @@ POSITIVE_OR_NONE = (
     "snr_gamma",
     "stage1_learning_rate",
     "validation_resolution",
+    "logit_std",
+    "timestep_shift",
+    "guidance_scale",
 )

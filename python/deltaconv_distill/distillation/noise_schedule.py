@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
+from diffusers.training_utils import compute_snr
+from torch import Tensor
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 # What defines the noise in training. Everything else in a scheduler's config is about sampling.
@@ -19,6 +21,38 @@ TRAINING_SETTINGS = (
 )
 # Some samplers replace the last, vanishing value by 2**-24 (6e-8), which this lets pass.
 ALPHA_TOLERANCE = 1e-6
+
+
+class Diffusion:
+    """The noise of a teacher that was trained with a schedule of betas.
+
+    Raises:
+        ValueError: as `training_schedule`.
+    """
+
+    times = None  # all timesteps alike
+
+    def __init__(self, scheduler: Any, prediction_type: str | None = None) -> None:
+        self.schedule = training_schedule(scheduler, prediction_type)
+        self.prediction_type: str = self.schedule.config.prediction_type
+        self.num_timesteps: int = self.schedule.config.num_train_timesteps
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        return self.schedule.add_noise(latents, noise, timesteps)
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The noise, or the velocity, by the prediction type."""
+        return noise if self.prediction_type == "epsilon" else self.schedule.get_velocity(latents, noise, timesteps)
+
+    def snr_weights(self, timesteps: Tensor, gamma: float) -> Tensor:
+        """[B] weights min(SNR, γ) / SNR for epsilon, min(SNR, γ) / (SNR + 1) for velocities (arXiv 2303.09556).
+
+        Where the SNR is zero, at the last step of a schedule rescaled to zero terminal SNR, the first is its limit, 1.
+        """
+        snr = compute_snr(self.schedule, timesteps)
+        if self.prediction_type == "epsilon":
+            return (gamma / snr).clamp(max=1)
+        return snr.clamp(max=gamma) / (snr + 1)
 
 
 def training_schedule(scheduler: Any, prediction_type: str | None = None) -> DDPMScheduler:

@@ -1,74 +1,117 @@
-"""What the denoiser is asked in training, and the answer that the scheduler's prediction type wants."""
+"""What the denoiser is asked in training, and the answer that a perfect one would give."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
-from diffusers import DiffusionPipeline, PixArtTransformer2DModel, UNet2DConditionModel
-from diffusers.training_utils import compute_snr
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
 
 from ..conversion.sites import denoiser_of
+from .config import DistillConfig
 from .data.batches import Batch
-from .noise_schedule import training_schedule
+from .denoiser_calls import DIFFUSION, FLOW_MATCHING, token_side
+from .flow_matching import FlowMatching, FlowTimes, TimeDensity
+from .noise_schedule import Diffusion
 
-# Conditioning that denoisers take inside `added_cond_kwargs`: of SDXL, then of PixArt-α.
-SDXL_CONDITIONS = ("text_embeds", "time_ids")
-PIXART_CONDITIONS = ("resolution", "aspect_ratio")
-
-TRAINABLE = (UNet2DConditionModel, PixArtTransformer2DModel)
+DEFAULT_GUIDANCE = 3.5  # what FLUX.1-dev's pipeline tells it, unless asked for another
 
 
 class DenoisingTask:
-    """Noise is added, and targets are formed, as the pipeline's scheduler was configured in the teacher's training.
+    """Noise is added, and targets are formed, as the teacher was trained: by diffusion, or by flow matching.
 
     Args:
-        pipe: a Stable Diffusion, SDXL or PixArt pipeline.
-        prediction_type: what the teacher predicts, where the scheduler's config does not say it.
+        pipe: a Stable Diffusion, SDXL, PixArt, Stable Diffusion 3 or FLUX.1 pipeline.
+        prediction_type: of diffusion, where the scheduler's config does not say what the teacher predicts.
+        density: of flow matching, how often each time is trained on.
+        timestep_shift: of flow matching, in place of the scheduler's.
+        guidance_scale: what a guidance-distilled teacher (FLUX.1-dev) is told.
 
     Raises:
         TypeError: the pipeline has another kind of denoiser.
-        ValueError: the scheduler is of a family without betas, or the prediction type neither epsilon nor v_prediction.
+        ValueError: the scheduler is of another family than the denoiser, has a prediction type that is neither epsilon
+            nor v_prediction, or an argument is for another kind of teacher.
     """
 
-    def __init__(self, pipe: DiffusionPipeline, prediction_type: str | None = None) -> None:
+    def __init__(
+        self,
+        pipe: DiffusionPipeline,
+        prediction_type: str | None = None,
+        density: TimeDensity | None = None,
+        timestep_shift: float | None = None,
+        guidance_scale: float | None = None,
+    ) -> None:
         denoiser = denoiser_of(pipe)
-        if not isinstance(denoiser, TRAINABLE):
-            names = " or ".join(kind.__name__ for kind in TRAINABLE)
+        calls = {**DIFFUSION, **FLOW_MATCHING}
+        kind = next((kind for kind in calls if isinstance(denoiser, kind)), None)
+        if kind is None:
+            *others, last = (kind.__name__ for kind in calls)
+            names = f"{', '.join(others)} or {last}"
             raise TypeError(f"pipe: expected one with a {names} to train blocks for, got a {type(denoiser).__name__}")
-        self._is_pixart = isinstance(denoiser, PixArtTransformer2DModel)
-        self.denoiser: Any = pipe.transformer if self._is_pixart else pipe.unet  # its compiled form, if it has one
-        self.scheduler = training_schedule(pipe.scheduler, prediction_type)
-        self.prediction_type = self.scheduler.config.prediction_type
+        self._call = calls[kind]
+        owner: Any = pipe
+        # its compiled form, if it has one
+        self.denoiser: Any = owner.unet if kind is UNet2DConditionModel else owner.transformer
+        self.noising: Diffusion | FlowMatching
+        if kind in FLOW_MATCHING:
+            _refuse(kind.__name__, "is trained by flow matching", prediction_type=prediction_type)
+            self.noising = FlowMatching(owner.scheduler, token_side(denoiser), density, timestep_shift)
+        else:
+            _refuse(kind.__name__, "has no flow matching", weighting_scheme=density, timestep_shift=timestep_shift)
+            self.noising = Diffusion(owner.scheduler, prediction_type)
+        takes_guidance = bool(denoiser.config.get("guidance_embeds", False))
+        if not takes_guidance:
+            _refuse(kind.__name__, "is not told any guidance", guidance_scale=guidance_scale)
+        self._guidance = (guidance_scale or DEFAULT_GUIDANCE) if takes_guidance else None
+
+    @classmethod
+    def configured(cls, pipe: DiffusionPipeline, config: DistillConfig) -> DenoisingTask:
+        """The task of a run.
+
+        Raises:
+            TypeError, ValueError: as the class, and for `snr_gamma` with flow matching.
+        """
+        task = cls(pipe, config.prediction_type, config.time_density, config.timestep_shift, config.guidance_scale)
+        if isinstance(task.noising, FlowMatching):
+            _refuse(type(task.denoiser).__name__, "weighs its times by weighting_scheme", snr_gamma=config.snr_gamma)
+        return task
+
+    @property
+    def prediction_type(self) -> str:
+        """epsilon, v_prediction, or of flow matching velocity."""
+        return self.noising.prediction_type
 
     @property
     def num_timesteps(self) -> int:
-        return self.scheduler.config.num_train_timesteps
+        return self.noising.num_timesteps
 
-    def predict(self, batch: Batch) -> torch.Tensor:
+    @property
+    def flow_times(self) -> FlowTimes | None:
+        """Where timesteps come from; None: from 0 to num_timesteps - 1, all alike."""
+        return self.noising.times
+
+    def predict(self, batch: Batch) -> Tensor:
         """[B, C, h, w] prediction of the denoiser in its present state (teacher, student or ablated)."""
-        noisy = self.scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
-        names = PIXART_CONDITIONS if self._is_pixart else SDXL_CONDITIONS
-        conditioning: dict[str, Any] = {name: value for name, value in batch.conditioning.items() if name not in names}
-        added = {name: batch.conditioning.get(name) for name in names}
-        if self._is_pixart or any(value is not None for value in added.values()):
-            conditioning["added_cond_kwargs"] = added
-        prediction = self.denoiser(noisy, timestep=batch.timesteps, **conditioning, return_dict=False)[0]
-        # a denoiser that has learned the variance predicts it in further channels
-        return prediction[:, : noisy.shape[1]]
+        noisy = self.noising.add_noise(batch.latents, batch.noise, batch.timesteps)
+        return self._call(self.denoiser, noisy, batch.timesteps, batch.conditioning, self._guidance)
 
-    def target(self, batch: Batch) -> torch.Tensor:
+    def target(self, batch: Batch) -> Tensor:
         """The noise, or the velocity, that a perfect denoiser would predict."""
-        if self.prediction_type == "epsilon":
-            return batch.noise
-        return self.scheduler.get_velocity(batch.latents, batch.noise, batch.timesteps)
+        return self.noising.target(batch.latents, batch.noise, batch.timesteps)
 
-    def snr_weights(self, timesteps: torch.Tensor, gamma: float) -> torch.Tensor:
-        """[B] weights min(SNR, γ) / SNR for epsilon, min(SNR, γ) / (SNR + 1) for velocities (arXiv 2303.09556).
+    def snr_weights(self, timesteps: Tensor, gamma: float) -> Tensor:
+        """[B] weights of the prediction losses, as `Diffusion.snr_weights` has them.
 
-        Where the SNR is zero, at the last step of a schedule rescaled to zero terminal SNR, the first is its limit, 1.
+        Raises:
+            ValueError: the teacher is one of flow matching.
         """
-        snr = compute_snr(self.scheduler, timesteps)
-        if self.prediction_type == "epsilon":
-            return (gamma / snr).clamp(max=1)
-        return snr.clamp(max=gamma) / (snr + 1)
+        if isinstance(self.noising, FlowMatching):
+            raise ValueError(f"snr_gamma: expected None for a teacher of flow matching, got {gamma}")
+        return self.noising.snr_weights(timesteps, gamma)
+
+
+def _refuse(kind: str, reason: str, **given: object) -> None:
+    """Raises ValueError where one of these arguments is given."""
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name}: expected None, because a {kind} {reason}; got {value!r}")

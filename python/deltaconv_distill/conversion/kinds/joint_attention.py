@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..flops import TextStream
-from ..routing import TEACHER, Route, StandIn, require_route
+from ..routing import TEACHER, Route, StandIn, TextPart, require_route
 from ..text_share import PRIOR, TEXT_SHARE, TextShare
 from .linear_maps import LinearMaps, linear_maps
 from .site import Site
@@ -115,12 +115,21 @@ class JointStandIn(StandIn):
 
     def recorded(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any, route: Route
-    ) -> tuple[Tensor, Tensor]:
-        """The block's input, and what the block would have to give for this output of the attention."""
+    ) -> tuple[Tensor, Tensor, TextPart]:
+        """The block's input, what the block would have to give for this output of the attention, and the text part."""
         call, tokens = self.arguments(args, kwargs), route.height * route.width
-        whole = self.image_output(output, tokens)
-        text_part = self.project_out(self.of_image(*self.streams(call, tokens), self.text_mask(call)))
-        return self.image_tokens(call, tokens), whole - text_part
+        text, image = self.streams(call, tokens)
+        gathered = self.attend(image.query, text.key, text.value, self.text_mask(call))
+        given = self.text_part(gathered)
+        return (
+            self.image_tokens(call, tokens),
+            self.image_output(output, tokens) - given,
+            TextPart(gathered, given),
+        )
+
+    def text_part(self, gathered: Tensor) -> Tensor:
+        """[B, N, C], what image tokens get of the [B, N, heads, head width] that they gathered from the text."""
+        return self.project_out(self.weighted(gathered))
 
     @staticmethod
     def with_image(call: Mapping[str, Any], image: Tensor) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..flow_matching import FlowTimes
 from .encoding import LatentMoments
 
 # First word of a seed sequence: keeps one kind of draw apart from the others.
@@ -20,7 +21,8 @@ ORDER, EXAMPLE, MIRROR, OFFSET = 0, 1, 2, 3
 
 @dataclass(frozen=True)
 class Batch:
-    """latents, noise: [B, C, h, w]; timesteps: [B] int64; conditioning: the denoiser's, [B, …] each, by name."""
+    """latents, noise: [B, C, h, w]; timesteps: [B] int64, of flow matching float32; conditioning: the denoiser's,
+    [B, …] each, by name."""
 
     latents: torch.Tensor
     noise: torch.Tensor
@@ -46,6 +48,7 @@ class Draws:
 
     noise_offset: standard deviation of what is added to the noise of each whole channel.
     random_flip: half of the pictures are mirrored.
+    flow_times: of flow matching, where timesteps come from; None: from 0 to num_timesteps - 1, all alike.
     """
 
     seed: int
@@ -53,6 +56,7 @@ class Draws:
     proportion_empty_prompts: float = 0.0
     noise_offset: float = 0.0
     random_flip: bool = False
+    flow_times: FlowTimes | None = None
 
     def at(self, position: int, shape: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool]:
         """Noise of the latent's posterior, noise, timestep, and whether the caption is dropped."""
@@ -60,7 +64,7 @@ class Draws:
         posterior = torch.randn(tuple(shape), generator=generator)
         noise = torch.randn(tuple(shape), generator=generator)
         noise = noise + self._offset(position, shape[0])
-        timestep = torch.randint(self.num_timesteps, (), generator=generator)
+        timestep = self._timestep(generator, shape)
         empty = torch.rand((), generator=generator).item() < self.proportion_empty_prompts
         return posterior, noise, timestep, empty
 
@@ -73,6 +77,11 @@ class Draws:
     def _mirrored(self, image: torch.Tensor, position: int) -> torch.Tensor:
         generator = seeded_generator(self.seed, MIRROR, position)
         return image.flip(-1) if torch.rand((), generator=generator).item() < 0.5 else image
+
+    def _timestep(self, generator: torch.Generator, shape: Sequence[int]) -> torch.Tensor:
+        if self.flow_times is None:
+            return torch.randint(self.num_timesteps, (), generator=generator)
+        return self.flow_times.draw(generator, shape[-2], shape[-1])
 
     def _offset(self, position: int, channels: int) -> torch.Tensor | float:
         """[C, 1, 1] added to the noise, which lets a model learn the picture's mean brightness; 0 unless asked for."""

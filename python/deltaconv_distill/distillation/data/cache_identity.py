@@ -82,7 +82,7 @@ def require_same_encoder(folder: Path, plan: dict[str, Any], encoder: PipelineEn
 def fingerprint(encoder: PipelineEncoder) -> dict[str, list[float]]:
     """A few weights of the VAE and of each text encoder, by the component's name."""
     probes = {}
-    for name in ("vae", "text_encoder", "text_encoder_2"):
+    for name in ("vae", "text_encoder", "text_encoder_2", "text_encoder_3"):
         module = getattr(encoder.pipe, name, None)
         if module is not None:
             parameters = list(module.parameters())
@@ -94,7 +94,7 @@ def fingerprint(encoder: PipelineEncoder) -> dict[str, list[float]]:
 def encoder_settings(encoder: PipelineEncoder) -> dict[str, Any]:
     """What changes an encoder's outputs beside its weights."""
     shift, scale = encoder.latent_scaling
-    tokenizers = (getattr(encoder.pipe, name, None) for name in ("tokenizer", "tokenizer_2"))
+    tokenizers = (getattr(encoder.pipe, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3"))
     return {
         "pipeline": type(encoder.pipe).__name__,
         "latent_shift": shift,

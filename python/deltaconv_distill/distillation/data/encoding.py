@@ -9,13 +9,16 @@ from typing import Any
 import torch
 from diffusers import (
     DiffusionPipeline,
+    FluxPipeline,
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
 
 PIXART = (PixArtSigmaPipeline, PixArtAlphaPipeline)
+FLOW_MATCHING = (StableDiffusion3Pipeline, FluxPipeline)
 
 
 @dataclass(frozen=True)
@@ -33,14 +36,14 @@ class LatentMoments:
 
 
 class PipelineEncoder:
-    """Encodes with the VAE, tokenizers and text encoders of a Stable Diffusion, SDXL or PixArt pipeline.
+    """Encodes with the VAE, tokenizers and text encoders of a Stable Diffusion, SDXL, PixArt, SD3 or FLUX.1 pipeline.
 
     Raises:
         TypeError: the pipeline is of another family.
     """
 
     def __init__(self, pipe: DiffusionPipeline) -> None:
-        supported = (StableDiffusionPipeline, StableDiffusionXLPipeline, *PIXART)
+        supported = (StableDiffusionPipeline, StableDiffusionXLPipeline, *PIXART, *FLOW_MATCHING)
         if not isinstance(pipe, supported):
             names = ", ".join(kind.__name__ for kind in supported)
             raise TypeError(f"pipe: expected one of {names}, got {type(pipe).__name__}")
@@ -59,9 +62,11 @@ class PipelineEncoder:
         """What is taken off the VAE's latents, and then multiplied with them: one value, or one for each channel.
 
         It is what the pipeline undoes before it decodes; of these pipelines only SDXL's reads `latents_mean` and
-        `latents_std` (Playground v2.5).
+        `latents_std` (Playground v2.5), and only those of flow matching `shift_factor`.
         """
         config = self.pipe.vae.config
+        if isinstance(self.pipe, FLOW_MATCHING):
+            return [config.get("shift_factor") or 0.0], [config.scaling_factor]
         scale, mean, std = (config.get(name) for name in ("scaling_factor", "latents_mean", "latents_std"))
         if not isinstance(self.pipe, StableDiffusionXLPipeline) or mean is None or std is None:
             return [0.0], [scale]
@@ -73,11 +78,14 @@ class PipelineEncoder:
 
         Those that go into `added_cond_kwargs` stand beside the others; `DenoisingTask` sorts them.
         """
-        options = {
-            "device": self.pipe.text_encoder.device,
-            "num_images_per_prompt": 1,
-            "do_classifier_free_guidance": False,
-        }
+        options = {"device": self.pipe.text_encoder.device, "num_images_per_prompt": 1}
+        if isinstance(self.pipe, FluxPipeline):
+            embeddings, pooled, _ = self.pipe.encode_prompt(list(captions), None, **options)
+            return {"encoder_hidden_states": embeddings, "pooled_projections": pooled}
+        options["do_classifier_free_guidance"] = False
+        if isinstance(self.pipe, StableDiffusion3Pipeline):
+            embeddings, _, pooled, _ = self.pipe.encode_prompt(list(captions), None, None, **options)
+            return {"encoder_hidden_states": embeddings, "pooled_projections": pooled}
         if isinstance(self.pipe, StableDiffusionPipeline):
             return {"encoder_hidden_states": self.pipe.encode_prompt(list(captions), **options)[0]}
         if isinstance(self.pipe, StableDiffusionXLPipeline):

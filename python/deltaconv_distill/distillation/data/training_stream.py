@@ -5,6 +5,7 @@ from __future__ import annotations
 from accelerate import Accelerator
 
 from ..config import DistillConfig
+from ..task import DenoisingTask
 from .batches import Draws
 from .example_stream import ExampleStream
 from .examples import Examples
@@ -13,7 +14,7 @@ from .shards import ShardedImages
 
 
 def open_stream(
-    examples: Examples | ShardedImages, config: DistillConfig, num_timesteps: int, accelerator: Accelerator
+    examples: Examples | ShardedImages, config: DistillConfig, task: DenoisingTask, accelerator: Accelerator
 ) -> ExampleStream | ShardStream:
     """This process's stream, from its beginning.
 
@@ -21,7 +22,14 @@ def open_stream(
         DataError: there are fewer shards than workers.
         ValueError: shards, which are read once, under `stage1_repeats`; `random_flip` of encoded examples.
     """
-    draws = Draws(config.seed, num_timesteps, config.proportion_empty_prompts, config.noise_offset, config.random_flip)
+    draws = Draws(
+        config.seed,
+        task.num_timesteps,
+        config.proportion_empty_prompts,
+        config.noise_offset,
+        config.random_flip,
+        task.flow_times,
+    )
     if not isinstance(examples, ShardedImages):
         return ExampleStream(examples, config.train_batch_size, draws)
     if config.stage1_repeats > 1:

@@ -17,6 +17,8 @@ def held_out_batches(
     task: DenoisingTask, examples: Examples, seed: int, batch_size: int, count: int
 ) -> Iterator[Batch]:
     """The first `count` batches, on the denoiser's device, that go with a run's `seed`; captions are never dropped."""
-    stream = ExampleStream(examples, batch_size, Draws(seed + SEED_OFFSET, task.num_timesteps))
+    stream = ExampleStream(
+        examples, batch_size, Draws(seed + SEED_OFFSET, task.num_timesteps, flow_times=task.flow_times)
+    )
     for index in range(count):
         yield stream.batch(index * batch_size).to(task.denoiser.device)

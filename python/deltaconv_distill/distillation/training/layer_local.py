@@ -7,6 +7,7 @@ through the denoiser. What is linear in a block, `out_proj` and `pool_proj`, has
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from deltaconv_kernels import DeltaConvBlock
 
 from ...conversion import DeltaConvFusion
 from ...conversion.hooks import AttentionCalls
+from ...conversion.kinds.joint_attention import JointStandIn
 from ..data.batches import Batch
 from ..task import DenoisingTask
 
@@ -36,13 +38,19 @@ def local_loss(fusion: DeltaConvFusion, calls: AttentionCalls) -> Tensor:
     """The blocks' squared error against the attentions' outputs, relative to these, averaged over the layers.
 
     Returns:
-        A float32 scalar with a graph into the blocks alone; 1 is the error of blocks that return zeros.
+        A float32 scalar with a graph into the blocks alone, with the shares of the text in those of joint attentions; 1
+        is the error of blocks that return zeros.
     """
     errors = []
     for name, block in fusion.blocks.items():
         call = calls[name]
         target = call.output.float()
-        error = F.mse_loss(block(call.input.to(block.in_proj.weight.dtype)).float(), target)
+        given = block(call.input.to(block.in_proj.weight.dtype)).float()
+        if call.text is not None:  # what other shares of the text than the recorded ones would change
+            attention = cast(JointStandIn, fusion.attention(name))
+            change = attention.text_part(call.text.gathered).float() - call.text.given.float()
+            given = given + change.view_as(given)
+        error = F.mse_loss(given, target)
         errors.append(error / target.pow(2).mean().clamp_min(torch.finfo(torch.float32).tiny))
     return torch.stack(errors).mean()
 

@@ -54,8 +54,8 @@ class Distiller:
         accelerator: how this process works together with others; unless given, as the launcher configured it.
 
     Raises:
-        ValueError: the blocks are not float32, a setting does not fit the way of launching, or the scheduler has no
-            betas or a prediction type that is neither epsilon nor v_prediction.
+        ValueError: the blocks are not float32, a setting does not fit the way of launching or the kind of teacher, or
+            the scheduler is of another family than the denoiser.
         RunFolderError: the output directory holds what training would replace.
         CheckpointError: the checkpoint to resume from is damaged, or its run had another teacher.
     """
@@ -73,7 +73,7 @@ class Distiller:
         self.config = config
         self.fusion = fusion
         self.pipe = pipe
-        self.task = DenoisingTask(pipe, config.prediction_type)
+        self.task = DenoisingTask.configured(pipe, config)
         on_cpu = self.task.denoiser.device.type == "cpu"
         self.accelerator = accelerator or make_accelerator(config, cpu=on_cpu)
         refuse_unfit_settings(self.accelerator, config)
@@ -82,7 +82,7 @@ class Distiller:
         record_teacher(fusion, self.task.denoiser)  # before its weights are stored in another type
         self.precision = Precision(config, self.accelerator.device.type)
         prepare_weights(pipe, fusion, config, self.accelerator.device)
-        self.stream = open_stream(examples, config, self.task.num_timesteps, self.accelerator)
+        self.stream = open_stream(examples, config, self.task, self.accelerator)
         self.identity = identify(config, examples, self.accelerator.num_processes)
         self.outputs = Outputs(pipe, fusion, config, self.accelerator, run_folder)
         self._held_calls: dict[tuple[int, int], Any] = {}  # stage 1, by data step and batch of it
@@ -300,7 +300,7 @@ class Distiller:
         return rate
 
     def _fit_projections(self, examples: Examples | ShardedImages) -> None:
-        stream = open_stream(examples, self.config, self.task.num_timesteps, self.accelerator)
+        stream = open_stream(examples, self.config, self.task, self.accelerator)
         size, device = self.config.train_batch_size, self.accelerator.device
         batches = (stream.batch(index * size).to(device) for index in range(self.config.fit_batches))
         with self.precision.teacher():

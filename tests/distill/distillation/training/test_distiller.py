@@ -69,7 +69,7 @@ def test_too_many_skipped_steps_in_a_row_end_the_run(monkeypatch):
 def test_the_target_is_what_the_scheduler_was_trained_to_predict(prediction_type):
     distiller = make_distiller(_with_prediction_type(prediction_type))
     batch = distiller.stream.batch(0)
-    signal = distiller.task.scheduler.alphas_cumprod[batch.timesteps].sqrt()[:, None, None, None]
+    signal = distiller.task.noising.schedule.alphas_cumprod[batch.timesteps].sqrt()[:, None, None, None]
     noise = (1 - signal**2).sqrt()
     expected = batch.noise if prediction_type == "epsilon" else signal * batch.noise - noise * batch.latents
     torch.testing.assert_close(distiller.task.target(batch), expected)

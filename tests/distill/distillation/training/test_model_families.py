@@ -60,7 +60,7 @@ def test_pixart_predicts_noise_and_variance_and_the_noise_counts():
     distiller = make_distiller(tiny_pixart())
     batch = distiller.stream.batch(0)
     assert batch.conditioning["encoder_attention_mask"].sum() < batch.conditioning["encoder_attention_mask"].numel()
-    noisy = distiller.task.scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
+    noisy = distiller.task.noising.schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
     with torch.no_grad():
         whole = distiller.task.denoiser(
             noisy,
@@ -78,7 +78,7 @@ def test_snr_weights(prediction_type):
     distiller = make_distiller(snr_gamma=5.0, prediction_type=prediction_type)
     task, batch = distiller.task, distiller.stream.batch(0)
     assert task.prediction_type == prediction_type
-    alpha = task.scheduler.alphas_cumprod[batch.timesteps]
+    alpha = task.noising.schedule.alphas_cumprod[batch.timesteps]
     snr = alpha / (1 - alpha)
     expected = snr.clamp(max=5) / (snr if prediction_type == "epsilon" else snr + 1)
     torch.testing.assert_close(task.snr_weights(batch.timesteps, 5.0), expected)
