@@ -13,6 +13,7 @@ from deltaconv_distill.distillation.task import DenoisingTask
 from diffusers import (
     AnimateDiffPipeline,
     AutoencoderKLQwenImage,
+    CogView4Pipeline,
     DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
@@ -23,6 +24,7 @@ from diffusers import (
     MotionAdapter,
     QwenImagePipeline,
     StableDiffusion3Pipeline,
+    TextToVideoSDPipeline,
 )
 from tiny_denoisers import make_tiny
 from tiny_flow_pipelines import flux, stable_diffusion_3
@@ -44,7 +46,16 @@ def images(pipe: DiffusionPipeline) -> np.ndarray:
     if isinstance(pipe, QwenImagePipeline):
         options |= {"prompt_embeds": torch.ones(1, 3, 32), "prompt_embeds_mask": torch.ones(1, 3, dtype=torch.long)}
         return pipe(height=16, width=32, **options).images
+    if isinstance(pipe, CogView4Pipeline):
+        return pipe(height=16, width=32, **embeddings(32), **options).images
+    if isinstance(pipe, TextToVideoSDPipeline):
+        return pipe(height=16, width=16, num_frames=2, **embeddings(16), **options).frames
     return pipe("a cat", height=16, width=16, num_frames=2, **options).frames
+
+
+def embeddings(width: int) -> dict[str, torch.Tensor]:
+    """Of a prompt and none, for pipelines without their text encoder."""
+    return {"prompt_embeds": torch.ones(1, 3, width), "negative_prompt_embeds": torch.zeros(1, 3, width)}
 
 
 def dit() -> DiTPipeline:
@@ -92,7 +103,27 @@ def qwen_image() -> QwenImagePipeline:
     )
 
 
-@pytest.mark.parametrize("make", [dit, ddpm, animate_diff, stable_diffusion_3, flux, qwen_image])
+def cogview4() -> CogView4Pipeline:
+    return CogView4Pipeline(
+        transformer=make_tiny("cogview4"),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=tiny_sd().vae,
+        text_encoder=None,
+        tokenizer=None,
+    )
+
+
+def model_scope() -> TextToVideoSDPipeline:
+    sd = tiny_sd()
+    return TextToVideoSDPipeline(
+        unet=make_tiny("video"), vae=sd.vae, text_encoder=None, tokenizer=None, scheduler=sd.scheduler
+    )
+
+
+PIPELINES = [dit, ddpm, animate_diff, stable_diffusion_3, flux, qwen_image, cogview4, model_scope]
+
+
+@pytest.mark.parametrize("make", PIPELINES)
 def test_pipelines_run(make) -> None:
     pipe = make()
     before = images(pipe)
