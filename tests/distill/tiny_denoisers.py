@@ -12,6 +12,7 @@ from diffusers import (
     CogView4Transformer2DModel,
     DiTTransformer2DModel,
     FluxTransformer2DModel,
+    LatteTransformer3DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     Transformer2DModel,
@@ -19,6 +20,7 @@ from diffusers import (
     UNet2DModel,
     UNet3DConditionModel,
     UNetMotionModel,
+    UNetSpatioTemporalConditionModel,
 )
 
 TEXT_TOKENS = 5
@@ -108,6 +110,43 @@ def tiny_video_unet() -> UNet3DConditionModel:
         cross_attention_dim=16,
         attention_head_dim=4,
         norm_num_groups=4,
+    )
+
+
+def tiny_spatio_temporal_unet() -> UNetSpatioTemporalConditionModel:
+    """As Stable Video Diffusion's: its group norms have 32 groups whatever the config says."""
+    return UNetSpatioTemporalConditionModel(
+        sample_size=8,
+        in_channels=8,
+        layers_per_block=1,
+        block_out_channels=(32, 32),
+        down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=24,
+        cross_attention_dim=32,
+        num_attention_heads=(2, 2),
+    )
+
+
+def tiny_latte() -> LatteTransformer3DModel:
+    return LatteTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        cross_attention_dim=16,
+        attention_bias=True,
+        sample_size=8,
+        patch_size=2,
+        activation_fn="gelu-approximate",
+        num_embeds_ada_norm=1000,
+        norm_type="ada_norm_single",
+        norm_elementwise_affine=False,
+        norm_eps=1e-6,
+        caption_channels=32,
+        video_length=FRAMES,
     )
 
 
@@ -201,6 +240,8 @@ TINY = {
     "mixed": Tiny(tiny_mixed_unet, 7, ANY, "attn2.to_v"),
     "motion": Tiny(tiny_motion_unet, 4, ANY, "attn2.to_v"),
     "video": Tiny(tiny_video_unet, 4, ANY, "attn2.to_v"),
+    "svd": Tiny(tiny_spatio_temporal_unet, 4, ANY, "attn2.to_v"),
+    "latte": Tiny(tiny_latte, 2, ANY, "attn2.to_v"),
 }
 
 

@@ -15,8 +15,10 @@ from deltaconv_kernels import DeltaConvBlock
 
 from .adapters import adapter_layers, add_adapter, load_lora_adapter, report_skipped
 from .frozen import freeze_replaced, unfreeze
+from .grids import NOTED
 from .hooks import CallTap, Control, RouteHook, drop_route
 from .kinds.site import Sites
+from .notes import EraseNote, ReadNote, forget_notes
 from .placement import check_group_offload, move_beside
 from .processors import GuidanceCheck, report_unused, set_attn_processor
 from .routing import ATTACHMENT, STUDENT, StandIn, drop_block_keys, insert_block, remove_block
@@ -43,6 +45,7 @@ class Attachment:
         for module in self.denoiser.modules():
             if isinstance(module, StandIn):
                 remove_block(module)
+            forget_notes(module)
         unfreeze(self.denoiser, self.frozen)
         del self.denoiser.__dict__[ATTACHMENT]
         for method in _overrides(self):
@@ -132,8 +135,14 @@ def _install_hooks(denoiser: ModelMixin, sites: Sites, control: Control) -> list
     for owner in sites.owners:
         hook = RouteHook(control, owner.module, owner.source, _largest_factor(owner.module))
         handles.append(owner.module.register_forward_pre_hook(hook, with_kwargs=True))
+        noted = owner.source.carrier == NOTED
+        if noted:
+            handles.append(owner.module.register_forward_hook(EraseNote(control), always_call=True))
         for attention in owner.attentions:
-            if not isinstance(attention, StandIn):
+            replaced = isinstance(attention, StandIn)
+            if noted and replaced:
+                handles.append(attention.register_forward_pre_hook(ReadNote(control), with_kwargs=True))
+            elif not noted and not replaced:
                 handles.append(attention.register_forward_pre_hook(drop_route, with_kwargs=True))
     for name, site in sites.found.items():
         if isinstance(site.attention, StandIn):

@@ -13,6 +13,7 @@ from diffusers import (
     ControlNetModel,
     DiTTransformer2DModel,
     FluxTransformer2DModel,
+    LatteTransformer3DModel,
     ModelMixin,
     PixArtTransformer2DModel,
     QwenImageTransformer2DModel,
@@ -22,6 +23,7 @@ from diffusers import (
     UNet2DModel,
     UNet3DConditionModel,
     UNetMotionModel,
+    UNetSpatioTemporalConditionModel,
 )
 
 WHERE = "docs/models.md"  # where the tables are
@@ -57,6 +59,8 @@ FAMILIES: dict[type[ModelMixin], Family] = {
     CogView4Transformer2DModel: Family("CogView4", _JOINT, _TO_TEXT),
     UNetMotionModel: Family("AnimateDiff", _SPATIAL, _TIME),
     UNet3DConditionModel: Family("ModelScope, Zeroscope", _SPATIAL, _TIME),
+    UNetSpatioTemporalConditionModel: Family("Stable Video Diffusion", _SPATIAL, "attention to the image; along time"),
+    LatteTransformer3DModel: Family("Latte", _SPATIAL, _TIME),
 }
 
 # Why a class of diffusers is refused: the reason, and the classes that share it.
@@ -139,10 +143,8 @@ REFUSED: dict[str, tuple[str, ...]] = {
         "ChromaTransformer2DModel",
         "HunyuanDiT2DModel",
         "Kandinsky3UNet",
-        "LatteTransformer3DModel",
         "LongCatImageTransformer2DModel",
         "LuminaNextDiT2DModel",
-        "UNetSpatioTemporalConditionModel",
     ),
     "it is one of several control networks around a denoiser: convert the denoiser itself": (
         "ControlNetUnionModel",

@@ -12,13 +12,16 @@ Grid = tuple[int, int]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
+NOTED = "noted for the call"  # in a carrier's place, where no argument of the module reaches the attentions
+
+
 @dataclass(frozen=True)
 class InputGrid:
     """The grid is that of the module's first argument, [..., H, W], in patches.
 
     patch_size: elements of that argument along each side of a token.
-    carrier: the argument of the module that reaches the attentions inside as keywords of their own, a dict; None where
-        the module is the attention itself.
+    carrier: the argument of the module that reaches the attentions inside as keywords of their own, a dict; NOTED where
+        there is none (`notes`); None where the module is the attention itself.
     """
 
     patch_size: int = 1

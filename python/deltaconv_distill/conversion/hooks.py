@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from .grids import Arguments, Grid, InputGrid
+from .grids import NOTED, Arguments, Grid, InputGrid
+from .notes import Note, write_note
 from .routing import ROUTE, STUDENT, Route, StandIn, TextPart
 
 
@@ -38,6 +39,7 @@ class State:
 
     mode: str = STUDENT
     size: Grid | None = None  # of the latents, where the user has said it
+    note: Note | None = None  # of the call that runs, where its route has no other way
     features: list[dict[str, Tensor]] = field(default_factory=list)  # that are being filled
     calls: list[AttentionCalls] = field(default_factory=list)
     recording: bool = False
@@ -97,7 +99,8 @@ class RouteHook:
         self.smallest_grid = smallest_grid
         # 5 for Transformer2DModel, 4 for PixArtTransformer2DModel, should somebody call them with positional arguments
         parameters = list(inspect.signature(type(owner).forward).parameters)
-        self.position = None if source.carrier is None else parameters.index(source.carrier) - 1
+        carried = source.carrier is not None and source.carrier != NOTED
+        self.position = parameters.index(str(source.carrier)) - 1 if carried else None
 
     def __call__(self, owner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         route = Route(*self.source.grid(owner, args, kwargs, self.control.now.size), self.control.now.mode)
@@ -106,6 +109,9 @@ class RouteHook:
                 f"hidden_states: {route.height} x {route.width} tokens are too few for ΔConvBlocks that reduce them by "
                 f"{self.smallest_grid}; expected a larger image"
             )
+        if self.source.carrier == NOTED:
+            write_note(self.control, owner, route)
+            return args, kwargs
         if self.position is None or self.source.carrier is None:
             return args, {**kwargs, ROUTE: route}
         if len(args) > self.position:
@@ -133,6 +139,23 @@ class OutputTap(FeatureTap):
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:  # type: ignore[override]
         super().__call__(module, (output.flatten(2).mT,))
+
+
+class SequenceTap(FeatureTap):
+    """As FeatureTap, where text comes first in the hidden state: the feature is its image part, as long as noted."""
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        note = self.control.now.note
+        if note is not None:
+            tokens = note.route.height * note.route.width
+            super().__call__(module, (args[0][:, args[0].shape[1] - tokens :],))
+
+
+class SequenceOutputTap(SequenceTap):
+    """The same as a forward hook, for the module's output."""
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:  # type: ignore[override]
+        super().__call__(module, (output,))
 
 
 class ImageStreamTap(FeatureTap):

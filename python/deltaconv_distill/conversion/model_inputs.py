@@ -10,6 +10,7 @@ from diffusers import (
     ControlNetModel,
     DiTTransformer2DModel,
     FluxTransformer2DModel,
+    LatteTransformer3DModel,
     ModelMixin,
     PixArtTransformer2DModel,
     QwenImageTransformer2DModel,
@@ -18,6 +19,7 @@ from diffusers import (
     UNet2DModel,
     UNet3DConditionModel,
     UNetMotionModel,
+    UNetSpatioTemporalConditionModel,
 )
 from torch import Tensor
 
@@ -29,7 +31,7 @@ JOINT_TEXT_TOKENS = {
     "QwenImageTransformer2DModel": 512,
     "CogView4Transformer2DModel": 1024,
 }
-OF_FRAMES = (UNetMotionModel, UNet3DConditionModel)  # their samples are [B, C, frames, H, W]
+OF_FRAMES = (UNetMotionModel, UNet3DConditionModel, LatteTransformer3DModel)  # their samples are [B, C, frames, H, W]
 
 
 def text_tokens_of(denoiser: ModelMixin) -> int:
@@ -86,6 +88,12 @@ def random_inputs(
         if config.num_class_embeds is not None:
             inputs["class_labels"] = torch.zeros(batch, dtype=torch.long, device=denoiser.device)
         return inputs | {"sample": latents}
+    if isinstance(denoiser, UNetSpatioTemporalConditionModel):
+        return inputs | {
+            "sample": noise(batch, frames, config.in_channels, height, width),
+            "encoder_hidden_states": noise(batch, 1, config.cross_attention_dim),  # of the image to begin with
+            "added_time_ids": torch.zeros(batch, 3, **options),
+        }
     text_width = config.get("caption_channels") or config.cross_attention_dim
     texts = batch * frames if isinstance(denoiser, UNetMotionModel) else batch  # AnimateDiff's are by frame
     inputs["encoder_hidden_states"] = noise(texts, text_tokens, text_width)
@@ -93,7 +101,8 @@ def random_inputs(
         conditions = {"resolution": None, "aspect_ratio": None}
         return inputs | {"hidden_states": latents, "added_cond_kwargs": conditions}
     if isinstance(denoiser, OF_FRAMES):
-        return inputs | {"sample": noise(batch, config.in_channels, frames, height, width)}
+        name = "hidden_states" if isinstance(denoiser, LatteTransformer3DModel) else "sample"
+        return inputs | {name: noise(batch, config.in_channels, frames, height, width)}
     if isinstance(denoiser, ControlNetModel):
         scale = 2 ** (len(config.conditioning_embedding_out_channels) - 1)  # of the picture, in pixels of the latents
         inputs["controlnet_cond"] = noise(batch, config.conditioning_channels, scale * height, scale * width)

@@ -110,7 +110,7 @@ def require_route(route: Route | None) -> Route:
     if route is None:
         raise RuntimeError(
             "a converted self-attention was called without its grid: call the model that DeltaConvFusion was "
-            "attached to, not its transformer blocks one by one"
+            "attached to, not its transformer blocks one by one, and checkpoint by its enable_gradient_checkpointing()"
         )
     return Route(*route)
 

@@ -17,6 +17,7 @@ __all__ = ["DENOISERS", "Site", "Sites", "denoiser_as_called", "denoiser_of", "f
 
 DENOISERS = tuple(FAMILIES)
 ALONG_TIME = (TransformerTemporalModel, AnimateDiffTransformer3D)  # parts whose tokens are frames
+BLOCKS_ALONG_TIME = ".temporal_transformer_blocks."  # the same in a part that has spatial ones beside them
 
 
 def denoiser_of(pipe_or_denoiser: DiffusionPipeline | ModelMixin) -> ModelMixin:
@@ -66,7 +67,7 @@ def _elsewhere(denoiser: ModelMixin, sites: Sites) -> dict[str, str]:
     for name, module in denoiser.named_modules():
         if not isinstance(module, Attention) or id(module) in known or name in sites.skipped:
             continue
-        if name.startswith(along_time):
+        if name.startswith(along_time) or BLOCKS_ALONG_TIME in f".{name}":
             reasons[name] = "it attends along time"
         elif module.added_kv_proj_dim is not None:
             reasons[name] = "it attends to the text and the image together"

@@ -52,6 +52,6 @@ def _on_meta(denoiser: ModelMixin, fusion: DeltaConvFusion) -> ModelMixin:
     if denoiser.device.type == "meta":
         return denoiser
     with torch.device("meta"):
-        twin = type(denoiser).from_config(denoiser.config).eval()
+        twin = type(denoiser).from_config(denoiser.config).eval().to("meta")  # SVD's blends are made on the CPU
         DeltaConvFusion.from_config(fusion.config).attach(twin)
     return twin

@@ -140,7 +140,7 @@ def test_saved_blocks_attach_to_the_same_model(name: str, tmp_path: Path) -> Non
 def test_counts_agree_with_torch(name: str) -> None:
     """On the meta device, where torch's counter sees the parts of an attention: teacher minus student."""
     with torch.device("meta"):
-        denoiser = TINY[name].make().eval()
+        denoiser = TINY[name].make().eval().to("meta")  # some weights of SVD do not heed the context
     fusion = DeltaConvFusion.convert(denoiser, kernel_size=3)
     height, width = TINY[name].sizes[1]
     inputs = random_inputs(denoiser, height, width)
@@ -157,7 +157,7 @@ def test_counts_agree_with_torch(name: str) -> None:
 def test_adapters_act_on_what_stays(name: str) -> None:
     denoiser = make_tiny(name)
     if not hasattr(denoiser, "add_adapter"):
-        assert name in ("dit", "older-dit", "ddpm", "video")  # diffusers gives these no adapters
+        assert name in ("dit", "older-dit", "ddpm", "video", "svd", "latte")  # diffusers gives these no adapters
         return
     fusion = convert(denoiser)
     student = run(denoiser)

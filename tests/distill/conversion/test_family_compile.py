@@ -11,6 +11,7 @@ from tiny_denoisers import TINY, make_tiny, run
 IN_EVERY_RUN = {
     "dit": "",
     "ddpm": "mid_block",
+    "svd": "mid_block.attentions.0",  # the owner of a note
     "sd3": "",
     "flux": "",
     "qwen": "transformer_blocks.0",

@@ -13,22 +13,27 @@ from deltaconv_distill.distillation.task import DenoisingTask
 from diffusers import (
     AnimateDiffPipeline,
     AutoencoderKLQwenImage,
+    AutoencoderKLTemporalDecoder,
     CogView4Pipeline,
     DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
     DiffusionPipeline,
     DiTPipeline,
+    EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
+    LattePipeline,
     MotionAdapter,
     QwenImagePipeline,
     StableDiffusion3Pipeline,
+    StableVideoDiffusionPipeline,
     TextToVideoSDPipeline,
 )
-from tiny_denoisers import make_tiny
+from tiny_denoisers import FRAMES, make_tiny
 from tiny_flow_pipelines import flux, stable_diffusion_3
-from tiny_pipelines import TEXT_LENGTH, tiny_sd
+from tiny_pipelines import TEXT_LENGTH, tiny_pixart, tiny_sd
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 SMALL = {"height": 16, "width": 16, "max_sequence_length": TEXT_LENGTH}
 
@@ -50,6 +55,10 @@ def images(pipe: DiffusionPipeline) -> np.ndarray:
         return pipe(height=16, width=32, **embeddings(32), **options).images
     if isinstance(pipe, TextToVideoSDPipeline):
         return pipe(height=16, width=16, num_frames=2, **embeddings(16), **options).frames
+    if isinstance(pipe, StableVideoDiffusionPipeline):
+        return pipe(torch.zeros(1, 3, 32, 32), height=16, width=32, num_frames=2, **options).frames
+    if isinstance(pipe, LattePipeline):
+        return pipe("a cat", height=16, width=16, video_length=FRAMES, clean_caption=False, **options).frames
     return pipe("a cat", height=16, width=16, num_frames=2, **options).frames
 
 
@@ -120,7 +129,51 @@ def model_scope() -> TextToVideoSDPipeline:
     )
 
 
-PIPELINES = [dit, ddpm, animate_diff, stable_diffusion_3, flux, qwen_image, cogview4, model_scope]
+def stable_video_diffusion() -> StableVideoDiffusionPipeline:
+    torch.manual_seed(0)
+    vae = AutoencoderKLTemporalDecoder(
+        block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=32,
+        projection_dim=32,
+        intermediate_size=37,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        image_size=32,
+    )
+    return StableVideoDiffusionPipeline(
+        unet=make_tiny("svd"),
+        vae=vae.eval(),
+        image_encoder=CLIPVisionModelWithProjection(vision).eval(),
+        scheduler=EulerDiscreteScheduler(prediction_type="v_prediction"),
+        feature_extractor=CLIPImageProcessor(crop_size=32, size=32),
+    )
+
+
+def latte() -> LattePipeline:
+    pixart = tiny_pixart()
+    return LattePipeline(
+        transformer=make_tiny("latte"),
+        vae=tiny_sd().vae,
+        text_encoder=pixart.text_encoder,
+        tokenizer=pixart.tokenizer,
+        scheduler=DDIMScheduler(),
+    )
+
+
+PIPELINES = [
+    dit,
+    ddpm,
+    animate_diff,
+    stable_diffusion_3,
+    flux,
+    qwen_image,
+    cogview4,
+    model_scope,
+    stable_video_diffusion,
+    latte,
+]
 
 
 @pytest.mark.parametrize("make", PIPELINES)

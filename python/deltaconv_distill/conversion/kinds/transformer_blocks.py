@@ -1,21 +1,30 @@
-"""Kind: `attn1` of BasicTransformerBlocks in a module that sees height and width: UNets, ControlNets, PixArt, DiT."""
+"""Kind: `attn1` of BasicTransformerBlocks in a module that sees height and width: UNets, ControlNets, PixArt, DiT,
+and the spatial ones of SVD and Latte, frame by frame."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from diffusers import DiTTransformer2DModel, ModelMixin, PixArtTransformer2DModel, Transformer2DModel
+from diffusers import (
+    DiTTransformer2DModel,
+    LatteTransformer3DModel,
+    ModelMixin,
+    PixArtTransformer2DModel,
+    Transformer2DModel,
+)
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
+from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
 from torch import nn
 
-from ..grids import InputGrid
+from ..grids import NOTED, InputGrid
 from ..routing import DeltaConvAttention
 from .site import Owner, Site, Sites
 from .unets import halvings
 
-OWNERS = (Transformer2DModel, PixArtTransformer2DModel, DiTTransformer2DModel)
+SPATIAL = (TransformerSpatioTemporalModel, LatteTransformer3DModel)  # which pass their blocks no keywords
+OWNERS = (Transformer2DModel, PixArtTransformer2DModel, DiTTransformer2DModel, *SPATIAL)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +53,8 @@ def find(denoiser: ModelMixin, name: str, module: nn.Module, sites: Sites) -> No
         for attention in (getattr(block, "attn1", None), getattr(block, "attn2", None))
         if attention is not None
     )
-    owner = Owner(module, InputGrid(_patch_size(module)), inside)
+    carrier = NOTED if isinstance(module, SPATIAL) else "cross_attention_kwargs"
+    owner = Owner(module, InputGrid(_patch_size(module), carrier), inside)
     sites.owners.append(owner)
     prefix = f"{name}." if name else ""
     for index, block in enumerate(blocks):
@@ -57,8 +67,9 @@ def find(denoiser: ModelMixin, name: str, module: nn.Module, sites: Sites) -> No
 
 
 def _patch_size(owner: Any) -> int:
-    patched = not isinstance(owner, Transformer2DModel) or owner.is_input_patches
-    return owner.config.patch_size if patched else 1
+    if isinstance(owner, TransformerSpatioTemporalModel) or getattr(owner, "is_input_patches", True) is False:
+        return 1
+    return owner.config.patch_size
 
 
 def _unfit(owner: nn.Module, block: nn.Module) -> str | None:
