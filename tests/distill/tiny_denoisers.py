@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from deltaconv_distill.conversion.model_inputs import random_inputs
 from diffusers import (
+    AuraFlowTransformer2DModel,
+    ChromaTransformer2DModel,
     CogView4Transformer2DModel,
     DiTTransformer2DModel,
     FluxTransformer2DModel,
@@ -185,6 +187,42 @@ def tiny_flux() -> FluxTransformer2DModel:
     )
 
 
+def tiny_auraflow() -> AuraFlowTransformer2DModel:
+    """A double and a single block, whose attentions count: their gates are small as they come."""
+    denoiser = AuraFlowTransformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        num_mmdit_layers=1,
+        num_single_dit_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        caption_projection_dim=16,
+        out_channels=4,
+        pos_embed_max_size=64,
+    )
+    for block in (*denoiser.joint_transformer_blocks, *denoiser.single_transformer_blocks):
+        torch.nn.init.normal_(block.norm1.linear.weight, std=1.0)
+    return denoiser
+
+
+def tiny_chroma() -> ChromaTransformer2DModel:
+    """A double and a single block."""
+    return ChromaTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        axes_dims_rope=(2, 2, 4),
+        approximator_num_channels=8,
+        approximator_hidden_dim=16,
+        approximator_layers=1,
+    )
+
+
 def tiny_qwen_image() -> QwenImageTransformer2DModel:
     return QwenImageTransformer2DModel(
         in_channels=16,
@@ -237,6 +275,8 @@ TINY = {
     "flux": Tiny(tiny_flux, 2, ANY, "attn.to_q"),
     "qwen": Tiny(tiny_qwen_image, 2, ANY, "attn.to_q"),
     "cogview4": Tiny(tiny_cogview4, 2, ANY, "attn1.to_q"),
+    "auraflow": Tiny(tiny_auraflow, 2, ANY, "attn.to_q"),
+    "chroma": Tiny(tiny_chroma, 2, ANY, "attn.to_q"),
     "mixed": Tiny(tiny_mixed_unet, 7, ANY, "attn2.to_v"),
     "motion": Tiny(tiny_motion_unet, 4, ANY, "attn2.to_v"),
     "video": Tiny(tiny_video_unet, 4, ANY, "attn2.to_v"),

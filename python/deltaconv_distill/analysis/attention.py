@@ -51,7 +51,7 @@ def projected_of(image: Stream) -> Projected:
 def text_shares(text: Stream, image: Stream, queries: Tensor, mask: Tensor | None = None) -> Tensor:
     """The share of attention that `queries`, M indices of image tokens, give to the text: [B, heads, M].
 
-    mask: [B, n], which text tokens count, or None."""
+    mask: [B, n] as `JointStandIn.text_mask` has it."""
     of_text = _scores(image, text, queries, mask).logsumexp(-1)
     return (of_text - _scores(image, image, queries, None).logsumexp(-1)).sigmoid()
 
@@ -64,7 +64,10 @@ def gathered_from_text(text: Stream, image: Stream, queries: Tensor, mask: Tenso
 def _scores(image: Stream, keys: Stream, queries: Tensor, mask: Tensor | None) -> Tensor:
     query = image.query[:, queries].transpose(1, 2).float() * image.query.shape[-1] ** -0.5
     scores = query @ keys.key.transpose(1, 2).mT.float()
-    return scores if mask is None else scores.masked_fill(~mask[:, None, None, :], -torch.inf)
+    if mask is None:
+        return scores
+    mask = mask[:, None, None, :]
+    return scores + mask.float() if mask.is_floating_point() else scores.masked_fill(~mask, -torch.inf)
 
 
 def project_out(attention: Attention, gathered: Tensor, dtype: torch.dtype) -> Tensor:

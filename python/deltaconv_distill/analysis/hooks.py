@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import FluxTransformer2DModel, ModelMixin, QwenImageTransformer2DModel
+from diffusers import (
+    AuraFlowTransformer2DModel,
+    ChromaTransformer2DModel,
+    FluxTransformer2DModel,
+    ModelMixin,
+    QwenImageTransformer2DModel,
+)
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -66,11 +72,12 @@ class JointCall:
     kind: type[JointStandIn]
     attention: Any
     arguments: dict[str, Any]
+    tokens: int  # of the image
 
     @property
     def text_mask(self) -> Tensor | None:
-        """[B, n], which text tokens count, or None."""
-        return self.kind.text_mask(self.arguments)
+        """As `JointStandIn.text_mask`."""
+        return self.kind.text_mask(self.arguments, self.tokens)
 
     def streams(self, image: Tensor) -> tuple[Stream, Stream]:
         """Text and image, of these image tokens."""
@@ -122,7 +129,12 @@ def on_forward(denoiser: nn.Module, begin: Callable[[dict[str, Any]], None]) -> 
         handle.remove()
 
 
-FROM_ZERO_TO_ONE = (FluxTransformer2DModel, QwenImageTransformer2DModel)  # whose timesteps are fractions of 1000
+FROM_ZERO_TO_ONE = (  # whose timesteps are fractions of 1000
+    AuraFlowTransformer2DModel,
+    ChromaTransformer2DModel,
+    FluxTransformer2DModel,
+    QwenImageTransformer2DModel,
+)
 
 
 def timestep_of(arguments: dict[str, Any]) -> int:
@@ -151,9 +163,10 @@ class _AttentionHook:
         self.watch = watch
 
     def __call__(self, attention: Attention, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        if kwargs.get("attention_mask") is not None:
-            raise ValueError(f"{self.site.name}: expected a self-attention without attention_mask, got one")
         kind = self.site.stand_in
+        takes_masks = issubclass(kind, JointStandIn) and kind.takes_masks
+        if kwargs.get("attention_mask") is not None and not takes_masks:
+            raise ValueError(f"{self.site.name}: expected a self-attention without attention_mask, got one")
         if issubclass(kind, JointStandIn):
             return self._joint(kind, attention, kind.arguments(args, kwargs), output)
         given = args[0] if args else kwargs["hidden_states"]
@@ -171,7 +184,7 @@ class _AttentionHook:
         tokens = self.tap.grid[0] * self.tap.grid[1]
         with torch.inference_mode(False), torch.no_grad():
             image = kind.image_tokens(attention, call, tokens).clone()
-            joint = JointCall(kind, attention, call)
+            joint = JointCall(kind, attention, call, tokens)
             seen = Call(self.site.name, attention, self.tap.grid, image, kind.image_output(output, tokens), joint)
             replaced = self.watch(seen)
             return None if replaced is None else kind.with_image_output(output, replaced)

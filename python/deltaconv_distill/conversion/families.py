@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from diffusers import (
+    AuraFlowTransformer2DModel,
+    ChromaTransformer2DModel,
     CogView4Transformer2DModel,
     ControlNetModel,
     DiTTransformer2DModel,
@@ -57,6 +59,8 @@ FAMILIES: dict[type[ModelMixin], Family] = {
     FluxTransformer2DModel: Family("FLUX.1", f"{_JOINT}, in double and single blocks", _TO_TEXT),
     QwenImageTransformer2DModel: Family("Qwen-Image", _JOINT, _TO_TEXT),
     CogView4Transformer2DModel: Family("CogView4", _JOINT, _TO_TEXT),
+    AuraFlowTransformer2DModel: Family("AuraFlow", f"{_JOINT}, in double and single blocks", _TO_TEXT),
+    ChromaTransformer2DModel: Family("Chroma", f"{_JOINT}, in double and single blocks", _TO_TEXT),
     UNetMotionModel: Family("AnimateDiff", _SPATIAL, _TIME),
     UNet3DConditionModel: Family("ModelScope, Zeroscope", _SPATIAL, _TIME),
     UNetSpatioTemporalConditionModel: Family("Stable Video Diffusion", _SPATIAL, "attention to the image; along time"),
@@ -139,8 +143,6 @@ REFUSED: dict[str, tuple[str, ...]] = {
         "ZImageTransformer2DModel",
     ),
     "its blocks get no argument, at least under checkpointing, in which a grid could reach the attention": (
-        "AuraFlowTransformer2DModel",
-        "ChromaTransformer2DModel",
         "HunyuanDiT2DModel",
         "Kandinsky3UNet",
         "LongCatImageTransformer2DModel",

@@ -48,14 +48,18 @@ class IdsGrid(InputGrid):
 
     Reading them waits for the device once a forward, and torch.compile cannot follow it inside one graph: there
     `DeltaConvFusion.at_size` says the size.
+
+    position: of `img_ids` among the module's positional arguments; 4 in FluxTransformer2DModel.
     """
+
+    position: int = 4
 
     def grid(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], size: Grid | None = None) -> Grid:
         """
         Raises:
             ValueError: the positions are not those of one image, row by row, or not of `size`.
         """
-        ids = kwargs["img_ids"] if "img_ids" in kwargs else args[IMG_IDS]
+        ids = kwargs["img_ids"] if "img_ids" in kwargs else args[self.position]
         tokens = ids.shape[-2]
         if size is not None:
             height, width = (-(-side // self.patch_size) for side in size)
@@ -81,9 +85,6 @@ class IdsGrid(InputGrid):
                 "in the first row"
             )
         return rows, columns
-
-
-IMG_IDS = 4  # place among FluxTransformer2DModel's positional arguments
 
 
 IMG_SHAPES = 4  # place among QwenImageTransformer2DModel's positional arguments

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AuraFlowTransformer2DModel,
+    ChromaTransformer2DModel,
     CogView4Transformer2DModel,
     ControlNetModel,
     DiTTransformer2DModel,
@@ -24,13 +26,16 @@ from diffusers import (
 from torch import Tensor
 
 TEXT_TOKENS = 77
-# Of joint attention, as the pipelines have them: CLIP's 77 and T5's 256; T5's 512; at most 512; at most 1024.
+# Of joint attention, as the pipelines have them: CLIP's 77 and T5's 256; T5's 512; at most 512; at most 1024; 256; 512.
 JOINT_TEXT_TOKENS = {
     "SD3Transformer2DModel": 333,
     "FluxTransformer2DModel": 512,
     "QwenImageTransformer2DModel": 512,
     "CogView4Transformer2DModel": 1024,
+    "AuraFlowTransformer2DModel": 256,
+    "ChromaTransformer2DModel": 512,
 }
+PACKED_WITH_IDS = (FluxTransformer2DModel, ChromaTransformer2DModel)
 OF_FRAMES = (UNetMotionModel, UNet3DConditionModel, LatteTransformer3DModel)  # their samples are [B, C, frames, H, W]
 
 
@@ -54,8 +59,15 @@ def random_inputs(
 
     inputs: dict[str, Any] = {"timestep": torch.full((batch,), 500, device=denoiser.device)}
     latents = noise(batch, config.in_channels, height, width)
-    if isinstance(denoiser, (SD3Transformer2DModel, FluxTransformer2DModel)):
+    if isinstance(denoiser, AuraFlowTransformer2DModel):
+        return {
+            "hidden_states": latents,
+            "encoder_hidden_states": noise(batch, text_tokens, config.joint_attention_dim),
+            "timestep": torch.full((batch,), 0.5, **options),
+        }
+    if isinstance(denoiser, (SD3Transformer2DModel, *PACKED_WITH_IDS)):
         inputs["encoder_hidden_states"] = noise(batch, text_tokens, config.joint_attention_dim)
+    if isinstance(denoiser, (SD3Transformer2DModel, FluxTransformer2DModel)):
         inputs["pooled_projections"] = noise(batch, config.pooled_projection_dim)
     if isinstance(denoiser, CogView4Transformer2DModel):
         size = torch.tensor([8.0 * height, 8.0 * width]).to(**options).expand(batch, 2)
@@ -72,13 +84,13 @@ def random_inputs(
         }
     if isinstance(denoiser, SD3Transformer2DModel):
         return inputs | {"hidden_states": latents}
-    if isinstance(denoiser, FluxTransformer2DModel):
+    if isinstance(denoiser, PACKED_WITH_IDS):
         rows, columns = -(-height // 2), -(-width // 2)
         positions = torch.cartesian_prod(torch.zeros(1), torch.arange(rows).float(), torch.arange(columns).float())
         inputs["img_ids"] = positions.to(denoiser.device)
         inputs["txt_ids"] = torch.zeros(text_tokens, 3, device=denoiser.device)
         inputs["timestep"] = torch.full((batch,), 0.5, **options)
-        if config.guidance_embeds:
+        if config.get("guidance_embeds"):
             inputs["guidance"] = torch.full((batch,), 3.5, **options)
         return inputs | {"hidden_states": noise(batch, rows * columns, config.in_channels)}
     if isinstance(denoiser, (DiTTransformer2DModel, Transformer2DModel)):

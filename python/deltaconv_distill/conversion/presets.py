@@ -82,6 +82,16 @@ PRESETS = (
         config={"text_embed_dim": 4096, "time_embed_dim": 512},
         kernel_sizes={"transformer_blocks": 13},
     ),
+    Preset(  # AuraFlow: PixArt's size
+        "AuraFlow",
+        config={"joint_attention_dim": 2048, "caption_projection_dim": 3072},
+        kernel_sizes={"joint_transformer_blocks": 13, "single_transformer_blocks": 13},
+    ),
+    Preset(  # Chroma: PixArt's size
+        "Chroma",
+        config={"joint_attention_dim": 4096, "approximator_num_channels": 64},
+        kernel_sizes={"transformer_blocks": 13, "single_transformer_blocks": 13},
+    ),
     Preset(  # this project's embedded teacher: 60 % of its grids of 16 x 16 and 8 x 8 tokens
         "emoji",
         config={"block_out_channels": (64, 128), "cross_attention_dim": 96, "sample_size": 16},

@@ -29,6 +29,8 @@ PLAIN = (
     processors.AttnProcessor,
     processors.AttnProcessor2_0,
     processors.AttnProcessorNPU,
+    processors.AuraFlowAttnProcessor2_0,
+    processors.FusedAuraFlowAttnProcessor2_0,
     processors.FusedJointAttnProcessor2_0,
     processors.JointAttnProcessor2_0,
     CogView4AttnProcessor,

@@ -16,7 +16,11 @@ from .routing import BLOCK, StandIn
 from .sites import Site, find_sites
 
 # Latent pixels, for models whose config names none; 64 for all others (ControlNets).
-DEFAULT_SAMPLE_SIZES = {"FluxTransformer2DModel": 128, "QwenImageTransformer2DModel": 128}
+DEFAULT_SAMPLE_SIZES = {
+    "ChromaTransformer2DModel": 128,
+    "FluxTransformer2DModel": 128,
+    "QwenImageTransformer2DModel": 128,
+}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from diffusers import DiffusionPipeline, FluxTransformer2DModel, QwenImageTransformer2DModel
+from diffusers import (
+    ChromaTransformer2DModel,
+    DiffusionPipeline,
+    FluxTransformer2DModel,
+    QwenImageTransformer2DModel,
+)
 
 from ..conversion.attachment import smallest_latents
 from ..conversion.sites import denoiser_of
@@ -101,7 +106,7 @@ def size_multiple(pipe: DiffusionPipeline) -> int:
     denoiser = denoiser_of(pipe)
     patch = (
         2
-        if isinstance(denoiser, (FluxTransformer2DModel, QwenImageTransformer2DModel))
+        if isinstance(denoiser, (ChromaTransformer2DModel, FluxTransformer2DModel, QwenImageTransformer2DModel))
         else denoiser.config.get("patch_size") or 1
     )
     return math.lcm(PIPELINE_MULTIPLE, pipe.vae_scale_factor * patch)

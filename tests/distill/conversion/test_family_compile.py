@@ -14,6 +14,8 @@ IN_EVERY_RUN = {
     "svd": "mid_block.attentions.0",  # the owner of a note
     "sd3": "",
     "flux": "",
+    "auraflow": "single_transformer_blocks.0",
+    "chroma": "single_transformer_blocks.0",
     "qwen": "transformer_blocks.0",
     "cogview4": "transformer_blocks.0",
 }

@@ -12,8 +12,10 @@ from deltaconv_distill.analysis import Generation, ablate_windows, analyze, writ
 from deltaconv_distill.distillation.task import DenoisingTask
 from diffusers import (
     AnimateDiffPipeline,
+    AuraFlowPipeline,
     AutoencoderKLQwenImage,
     AutoencoderKLTemporalDecoder,
+    ChromaPipeline,
     CogView4Pipeline,
     DDIMScheduler,
     DDPMPipeline,
@@ -46,11 +48,14 @@ def images(pipe: DiffusionPipeline) -> np.ndarray:
         return pipe(class_labels=[1, 2], **options).images
     if isinstance(pipe, DDPMPipeline):
         return pipe(batch_size=1, **options).images
-    if isinstance(pipe, (StableDiffusion3Pipeline, FluxPipeline)):
+    if isinstance(pipe, (StableDiffusion3Pipeline, FluxPipeline, ChromaPipeline)):
         return pipe("a cat", height=16, width=32, max_sequence_length=TEXT_LENGTH, **options).images
     if isinstance(pipe, QwenImagePipeline):
         options |= {"prompt_embeds": torch.ones(1, 3, 32), "prompt_embeds_mask": torch.ones(1, 3, dtype=torch.long)}
         return pipe(height=16, width=32, **options).images
+    if isinstance(pipe, AuraFlowPipeline):
+        masks = {"prompt_attention_mask": torch.ones(1, 3), "negative_prompt_attention_mask": torch.ones(1, 3)}
+        return pipe(height=16, width=32, **embeddings(32), **masks, **options).images
     if isinstance(pipe, CogView4Pipeline):
         return pipe(height=16, width=32, **embeddings(32), **options).images
     if isinstance(pipe, TextToVideoSDPipeline):
@@ -162,6 +167,28 @@ def latte() -> LattePipeline:
     )
 
 
+def aura_flow() -> AuraFlowPipeline:
+    return AuraFlowPipeline(
+        transformer=make_tiny("auraflow"),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=tiny_sd().vae,
+        text_encoder=None,
+        tokenizer=None,
+    )
+
+
+def chroma() -> ChromaPipeline:
+    pixart, vae = tiny_pixart(), tiny_sd().vae
+    vae.register_to_config(shift_factor=0.0)
+    return ChromaPipeline(
+        transformer=make_tiny("chroma"),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=vae,
+        text_encoder=pixart.text_encoder,
+        tokenizer=pixart.tokenizer,
+    )
+
+
 PIPELINES = [
     dit,
     ddpm,
@@ -173,6 +200,8 @@ PIPELINES = [
     model_scope,
     stable_video_diffusion,
     latte,
+    aura_flow,
+    chroma,
 ]
 
 

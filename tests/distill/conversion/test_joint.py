@@ -21,12 +21,17 @@ from peft import LoraConfig
 from tiny_denoisers import TEXT_TOKENS, make_tiny, run, tiny_inputs
 from torch import nn
 
-JOINT = ["sd3", "flux", "qwen", "cogview4"]
+JOINT = ["sd3", "flux", "qwen", "cogview4", "auraflow", "chroma"]
 FIRST, LAST, SINGLE = "transformer_blocks.0.attn", "transformer_blocks.1.attn", "single_transformer_blocks.0.attn"
 
 
 def first_of(name: str) -> str:
-    return "transformer_blocks.0.attn1" if name == "cogview4" else FIRST
+    return {"cogview4": "transformer_blocks.0.attn1", "auraflow": f"joint_{FIRST}"}.get(name, FIRST)
+
+
+def text_tokens_of(name: str) -> int:
+    """With AuraFlow's registers, which come before the text's own."""
+    return TEXT_TOKENS + (8 if name == "auraflow" else 0)
 
 
 def convert(denoiser: nn.Module, **options: Any) -> DeltaConvFusion:
@@ -56,15 +61,16 @@ def test_text_attends_to_everything_as_before(name: str) -> None:
 
 
 @torch.no_grad()
-def test_text_of_a_sequence_attends_to_everything_as_before() -> None:
+@pytest.mark.parametrize("name", ["flux", "auraflow", "chroma"])
+def test_text_of_a_sequence_attends_to_everything_as_before(name: str) -> None:
     """The first single block, with the attention of the double one left alone."""
-    denoiser = make_tiny("flux")
+    denoiser, text = make_tiny(name), text_tokens_of(name)
     layer = "single_transformer_blocks.0.attn"
     before = outputs_of(denoiser, layer, (8, 12))
     convert(denoiser, only=layer)
     after = outputs_of(denoiser, layer, (8, 12))
-    torch.testing.assert_close(after[:, :TEXT_TOKENS], before[:, :TEXT_TOKENS], rtol=1e-5, atol=1e-6)
-    assert not torch.allclose(after[:, TEXT_TOKENS:], before[:, TEXT_TOKENS:], atol=1e-3)
+    torch.testing.assert_close(after[:, :text], before[:, :text], rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(after[:, text:], before[:, text:], atol=1e-3)
 
 
 @torch.no_grad()
@@ -80,6 +86,8 @@ def test_student_is_text_part_and_block(name: str) -> None:
     share = fusion.blocks[first_of(name)].text_share.weight
     project = attention.to_v if name == "cogview4" else attention.add_v_proj
     project.weight.zero_()  # every text token has the value b_v
+    if project.bias is None:  # as AuraFlow's
+        project.bias = nn.Parameter(torch.randn(16))
     share.zero_()
     alone, _ = outputs_of(denoiser, first_of(name), (8, 8))
     share.copy_(torch.tensor([0.25, 0.5]))
@@ -123,7 +131,8 @@ def test_measured_shares_are_where_blocks_start(name: str, tmp_path: Path) -> No
     denoiser = make_tiny(name)
     for site in find_sites(denoiser).found.values():
         site.attention.to_q.weight.zero_()
-        site.attention.to_q.bias.zero_()
+        if site.attention.to_q.bias is not None:
+            site.attention.to_q.bias.zero_()
     with record(denoiser) as recording:
         run(denoiser, 8, 12)
     profile = Profile.load(profile_of(recording).save(tmp_path / "profile.json"))
@@ -132,7 +141,7 @@ def test_measured_shares_are_where_blocks_start(name: str, tmp_path: Path) -> No
         if layer.endswith("attn2"):
             assert profile.layers[layer].text_share is None
             continue
-        expected = torch.full((2,), TEXT_TOKENS / (TEXT_TOKENS + 24))
+        expected = torch.full((2,), text_tokens_of(name) / (text_tokens_of(name) + 24))
         torch.testing.assert_close(block.text_share.weight, expected, rtol=1e-4, atol=0)
         torch.testing.assert_close(profile.layers[layer].timesteps[0].text_share, expected, rtol=1e-4, atol=0)
 
@@ -160,8 +169,10 @@ def test_windows_as_large_as_the_image_change_nothing(name: str) -> None:
         ("flux", SINGLE),
         ("qwen", FIRST),
         ("cogview4", first_of("cogview4")),
+        ("auraflow", first_of("auraflow")),
+        ("auraflow", SINGLE),
+        ("chroma", SINGLE),
     ],
-    ids=["sd3", "sd3-last", "flux-double", "flux-single", "qwen", "cogview4"],
 )
 def test_what_is_recorded_of_a_joint_attention(name: str, layer: str) -> None:
     """Share and image part, put together again by hand, are what the attention gives out."""
@@ -378,3 +389,40 @@ def test_shapes_of_anything_but_one_image_are_refused(shapes: str) -> None:
     convert(denoiser)
     with pytest.raises(ValueError, match=r"img_shapes: expected \(1, H, W\) of one image, the same for all examples"):
         denoiser(**tiny_inputs(denoiser, 8, 12) | {"img_shapes": SHAPES[shapes]})
+
+
+def masked_chroma(denoiser: nn.Module, dtype: torch.dtype) -> dict[str, Any]:
+    """Inputs of Chroma in which the second example's last two text tokens are padding."""
+    mask = torch.ones(2, TEXT_TOKENS + 24, dtype=dtype)
+    mask[1, TEXT_TOKENS - 2 : TEXT_TOKENS] = 0
+    return tiny_inputs(denoiser, 8, 12) | {"attention_mask": mask}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32], ids=["left out", "counts less"])
+def test_masks_of_chroma(dtype: torch.dtype) -> None:
+    """The pipeline's mask is of a floating-point type and added to the scores: padding then counts, but less.
+
+    In the first block: text as in the teacher; what is recorded for the block, put into its place, gives its output.
+    """
+    denoiser = make_tiny("chroma")
+    inputs = masked_chroma(denoiser, dtype)
+    kept: list[Any] = []
+    handle = denoiser.get_submodule(FIRST).register_forward_hook(lambda module, args, output: kept.append(output))
+    before = denoiser(**inputs).sample
+    with record(denoiser) as recording, watched(denoiser, _Windowed(11, WINDOW_ONLY)):
+        torch.testing.assert_close(denoiser(**inputs).sample, before, rtol=1e-4, atol=1e-5)
+    assert set(profile_of(recording).layers) == {FIRST, SINGLE}
+    fusion = convert(denoiser)
+    with fusion.teacher(), fusion.record_attention() as calls:
+        assert torch.equal(denoiser(**inputs).sample, before)
+    student = denoiser(**inputs).sample
+    handle.remove()
+    (image, text), (student_image, student_text) = kept[0], kept[-1]
+    words = slice(None if dtype.is_floating_point else TEXT_TOKENS - 2)  # what left-out padding gathers is not used
+    torch.testing.assert_close(student_text[:, words], text[:, words], rtol=1e-4, atol=1e-5)
+    call = calls[FIRST]
+    text_part = student_image - fusion.blocks[FIRST](call.input).flatten(1, 2)
+    torch.testing.assert_close(text_part + call.output.flatten(1, 2), image, rtol=1e-4, atol=1e-5)
+    inputs["encoder_hidden_states"][1, -2:] = 7
+    assert torch.allclose(denoiser(**inputs).sample, student, atol=1e-5) is not dtype.is_floating_point

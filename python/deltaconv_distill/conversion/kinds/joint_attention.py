@@ -21,7 +21,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -45,9 +45,13 @@ class Stream(NamedTuple):
 class JointStandIn(StandIn):
     """A joint attention in which a block stands in for the part from image to image.
 
+    `takes_masks`: whether `attention_mask` is of the text alone, and heeded.
+
     The analysis calls `streams`, `image_tokens` and `project_out` for the attention as it was, too, where there is no
     `super()`.
     """
+
+    takes_masks: ClassVar[bool] = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Returns what the attention does."""
@@ -62,7 +66,8 @@ class JointStandIn(StandIn):
 
     def student(self, call: Mapping[str, Any], route: Route) -> Any:
         """What `forward` returns where the block stands in: image, [B, N, C], and text, [B, n, C]."""
-        tokens, mask = call["hidden_states"], self.text_mask(call)
+        tokens = call["hidden_states"]
+        mask = self.text_mask(call, tokens.shape[1])
         text, image = self.streams(call, tokens.shape[1])
         output = self.project_out(self.of_image(text, image, mask)) + self.delta(tokens, route)
         return output, self.project_text(self.of_text(text, image, mask))
@@ -73,8 +78,9 @@ class JointStandIn(StandIn):
         `tokens` is the number of image tokens."""
 
     def image_tokens(self, call: Mapping[str, Any], tokens: int) -> Tensor:
-        """[B, tokens, C], what the image's values are projected from."""
-        return call["hidden_states"]
+        """[B, tokens, C], what the image's values are projected from; in one sequence with the text it comes last."""
+        hidden_states = call["hidden_states"]
+        return hidden_states[:, hidden_states.shape[1] - tokens :]
 
     def project_out(self, image: Tensor) -> Tensor:
         """[B, tokens, C] of what image tokens gathered, [B, tokens, heads * head width]."""
@@ -87,19 +93,23 @@ class JointStandIn(StandIn):
         return own.to_add_out(text)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Softmax attention, each [B, tokens, heads, head width]; mask: [B, tokens] of the keys that count, or None."""
+        """Softmax attention, each [B, tokens, heads, head width]; mask: [B, tokens] of the keys that count, one for
+        each query, [B, 1, queries, keys], or None."""
         query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-        mask = None if mask is None else mask[:, None, None, :]
+        mask = mask[:, None, None, :] if mask is not None and mask.dim() == 2 else mask
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
 
     @staticmethod
-    def text_mask(call: Mapping[str, Any]) -> Tensor | None:
-        """[B, n], which text tokens count; None: all do."""
+    def text_mask(call: Mapping[str, Any], tokens: int) -> Tensor | None:
+        """[B, n], which text tokens count for the image's, or, of a floating-point type, what their scores get added
+        beyond those of image tokens; None: all count alike."""
         return None
 
     def of_text(self, text: Stream, image: Stream, mask: Tensor | None = None) -> Tensor:
-        """What text tokens gather from everything, [B, n, heads * head width]: as in the attention itself."""
-        if mask is not None:
+        """What text tokens gather from everything, [B, n, heads * head width]: as in the attention itself.
+
+        mask: `text_mask`, or the attention's own rows for these queries, [B, 1, n, n + N]."""
+        if mask is not None and mask.dim() == 2:
             mask = torch.cat([mask, mask.new_ones(image.key.shape[:2])], dim=1)
         key, value = torch.cat([text.key, image.key], dim=1), torch.cat([text.value, image.value], dim=1)
         return self.attend(text.query, key, value, mask).flatten(2)
@@ -119,7 +129,7 @@ class JointStandIn(StandIn):
         """The block's input, what the block would have to give for this output of the attention, and the text part."""
         call, tokens = self.arguments(args, kwargs), route.height * route.width
         text, image = self.streams(call, tokens)
-        gathered = self.attend(image.query, text.key, text.value, self.text_mask(call))
+        gathered = self.attend(image.query, text.key, text.value, self.text_mask(call, tokens))
         given = self.text_part(gathered)
         return (
             self.image_tokens(call, tokens),
@@ -134,12 +144,14 @@ class JointStandIn(StandIn):
     @staticmethod
     def with_image(call: Mapping[str, Any], image: Tensor) -> dict[str, Any]:
         """The arguments with other image tokens, [B, N, C]."""
-        return {**call, "hidden_states": image}
+        hidden_states = call["hidden_states"]
+        text = hidden_states[:, : hidden_states.shape[1] - image.shape[1]]
+        return {**call, "hidden_states": torch.cat([text, image], dim=1)}
 
     @staticmethod
     def image_output(output: Any, tokens: int) -> Tensor:
         """The image tokens in what the attention returns."""
-        return output[0]
+        return output[0] if isinstance(output, tuple) else output[:, output.shape[1] - tokens :]
 
     @staticmethod
     def with_image_output(output: Any, image: Tensor) -> Any:
@@ -166,7 +178,7 @@ class JointStandIn(StandIn):
         route = require_route(call.get("deltaconv_route"))
         if route.mode == TEACHER:
             return None
-        if call.get("attention_mask") is not None:
+        if not self.takes_masks and call.get("attention_mask") is not None:
             raise ValueError("attention_mask: a ΔConvBlock has no keys to mask, expected None")
         return route
 

@@ -48,7 +48,7 @@ class DeltaConvQwenAttention(JointStandIn, Attention):
         return dispatch_attention_fn(query, key, value, attn_mask=mask, backend=backend).to(query.dtype)
 
     @staticmethod
-    def text_mask(call: Mapping[str, Any]) -> Tensor | None:
+    def text_mask(call: Mapping[str, Any], tokens: int) -> Tensor | None:
         mask = call.get("encoder_hidden_states_mask")
         return None if mask is None else mask.bool()
 
