@@ -10,66 +10,25 @@ pipeline directory (`pipeline/`) with a grid of samples; the record of the run i
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import shutil
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads yield their core at once
 
-import numpy as np
 import teacher_models as models
 import torch
 import torch.nn.functional as F
 from deltaconv_distill.embedded import load_emoji
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.training_utils import compute_snr
-from PIL import Image
-from safetensors.torch import load_file, save_file
+from teacher_data import Captions, to_tensor, to_uint8
+from teacher_files import save_grid, save_pipeline
 from teacher_stage import Stage
 from torch import Tensor, nn
 
-EMPTY_CAPTION_RATE = 0.1
-# Share of pictures that are trained with their kind ("fruit") for a caption. What a name leaves open, the parts of the
-# picture must settle among themselves: that is what self-attention is needed for.
-KIND_RATE = 0.5
 KL_WEIGHT = 1e-4
 LARGEST_WEIGHT = 8.0
-PREVIEW = (
-    "animal face", "animal face", "fruit", "fruit", "face", "heart", "vehicle", "vehicle",
-    "flower", "bird", "animal", "food", "dessert", "strawberry", "penguin", "tiger face",
-)  # fmt: skip
-
-
-def replace_folder(new: Path, old: Path) -> None:
-    """Puts `new` where `old` is; readers see a whole folder except for the instant between two renames."""
-    retired = old.with_name(old.name + ".retired")
-    shutil.rmtree(retired, ignore_errors=True)
-    if old.exists():
-        old.rename(retired)
-    new.rename(old)
-    shutil.rmtree(retired, ignore_errors=True)
-
-
-def to_tensor(images: np.ndarray) -> Tensor:
-    """uint8 [N, H, W, 3] to [-1, 1] [N, 3, H, W]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
-
-
-def to_uint8(images: Tensor) -> np.ndarray:
-    """[-1, 1] [N, 3, H, W] to uint8 [N, H, W, 3]."""
-    return images.add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-
-
-def save_grid(images: np.ndarray, path: Path, columns: int = 8, zoom: int = 3) -> None:
-    """images: uint8 [N, H, W, 3]."""
-    n, h, w, _ = images.shape
-    sheet = Image.new("RGB", (columns * w, -(-n // columns) * h), "white")
-    for i, image in enumerate(images):
-        sheet.paste(Image.fromarray(image), (i % columns * w, i // columns * h))
-    sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.NEAREST).save(path)
 
 
 def train_vae(args: argparse.Namespace) -> tuple[AutoencoderKL, Stage]:
@@ -133,8 +92,7 @@ def train_denoiser(args: argparse.Namespace, vae: AutoencoderKL, vae_stage: Stag
     # On CPUs the fused attention's backward pass is slower than plain matrix products at these sizes.
     denoiser["unet"].set_attn_processor(AttnProcessor())
     schedule = models.make_noise_scheduler()
-    texts = [*data.captions, *data.kinds, ""]  # in the order that loss_of_batch counts on
-    ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    captions = Captions(data, tokenizer)
     with torch.no_grad():
         posterior = vae.encode(to_tensor(data.images)).latent_dist
 
@@ -142,13 +100,11 @@ def train_denoiser(args: argparse.Namespace, vae: AutoencoderKL, vae_stage: Stag
         chosen = torch.randint(len(data), (args.batch,), generator=generator)
         noise = torch.randn(args.batch, *posterior.mean.shape[1:], generator=generator)
         t = torch.randint(schedule.config.num_train_timesteps, (args.batch,), generator=generator)
-        lot = torch.rand(args.batch, generator=generator)
-        captions = chosen + len(data) * (lot < EMPTY_CAPTION_RATE + KIND_RATE)
-        captions = ids[torch.where(lot < EMPTY_CAPTION_RATE, 2 * len(data), captions)]
+        ids = captions.draw(chosen, generator)
         latents = posterior.mean[chosen] + posterior.std[chosen] * torch.randn(noise.shape, generator=generator)
         noisy = schedule.add_noise(latents, noise, t)
         with torch.autocast("cpu", torch.bfloat16):
-            text = denoiser["text_encoder"](captions)[0]
+            text = denoiser["text_encoder"](ids)[0]
             predicted = denoiser["unet"](noisy, t, text).sample
         error = (predicted.float() - noise).square().mean((1, 2, 3))
         # The error grows with the signal-to-noise ratio; this weight makes all times count about alike, so that
@@ -159,63 +115,22 @@ def train_denoiser(args: argparse.Namespace, vae: AutoencoderKL, vae_stage: Stag
     def on_snapshot() -> None:
         with stage.averaged():
             pipeline = models.make_pipeline(vae, denoiser["text_encoder"], tokenizer, denoiser["unet"])
-            save_pipeline(pipeline, args, vae_stage, stage, len(data))
+            record = {
+                "images": len(data),
+                "batch": args.batch,
+                "learning_rate": args.lr,
+                "loss_weight": f"1 / sqrt(signal-to-noise ratio), at most {LARGEST_WEIGHT}",
+                "seed": args.seed,
+                "autoencoder": {
+                    "steps": vae_stage.step,
+                    "seconds": round(vae_stage.seconds),
+                    "loss": vae_stage.history,
+                },
+            }
+            save_pipeline(pipeline, args.work, stage, record, guidance=4.0)
         denoiser.train()
 
     stage.run(loss_of_batch, on_snapshot, args.snapshot_minutes)
-
-
-def save_pipeline(
-    pipeline: StableDiffusionPipeline, args: argparse.Namespace, vae_stage: Stage, stage: Stage, images: int
-) -> None:
-    """Writes the pipeline (float16), its record and a grid of samples."""
-    new = args.work / "pipeline.new"
-    shutil.rmtree(new, ignore_errors=True)
-    pipeline.save_pretrained(new)
-    for weights in new.rglob("*.safetensors"):
-        halve(weights)
-    record = {
-        "images": images,
-        "batch": args.batch,
-        "learning_rate": args.lr,
-        "loss_weight": f"1 / sqrt(signal-to-noise ratio), at most {LARGEST_WEIGHT}",
-        "empty_captions": EMPTY_CAPTION_RATE,
-        "kind_captions": KIND_RATE,
-        "seed": args.seed,
-        "parameters": {
-            k: sum(p.numel() for p in getattr(pipeline, k).parameters()) for k in ("unet", "text_encoder", "vae")
-        },
-        "machine": f"{cpu_name()}, {torch.get_num_threads()} thread(s)",
-        "torch": torch.__version__,
-        "autoencoder": {
-            "steps": vae_stage.step,
-            "seconds": round(vae_stage.seconds),
-            "loss": vae_stage.history,
-        },
-        "denoiser": {"steps": stage.step, "seconds": round(stage.seconds), "loss": stage.history},
-    }
-    (new / "TRAINING.json").write_text(json.dumps(record, indent=1) + "\n")
-    replace_folder(new, args.work / "pipeline")
-
-    pipeline.set_progress_bar_config(disable=True)
-    generators = [torch.Generator().manual_seed(i) for i in range(len(PREVIEW))]
-    out = pipeline(
-        list(PREVIEW), num_inference_steps=20, guidance_scale=4.0, generator=generators, output_type="np"
-    ).images
-    save_grid((out * 255).round().astype(np.uint8), args.work / f"samples-{stage.step:06d}.png")
-
-
-def cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def halve(path: Path) -> None:
-    """Rewrites a safetensors file in float16 (half the size; loading upcasts)."""
-    state = {k: v.half() if v.is_floating_point() else v for k, v in load_file(path).items()}
-    save_file(state, path, metadata={"format": "pt"})
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from deltaconv_kernels.backends import choose_backend
 
 from ..analysis import Profile, analyze
 from ..conversion import DeltaConvFusion
-from ..distillation import CachedExamples, Distiller, EmojiImages, PipelineEncoder, StepRecord
+from ..distillation import CachedExamples, DenoisingTask, Distiller, EmojiImages, PipelineEncoder, StepRecord
 from ..embedded import load_teacher
 from ..machine import describe_machine
 from .evaluate import HELD_BATCH, image_distances, prediction_errors, spread
@@ -89,6 +89,7 @@ def experiment(settings: DemoSettings, pipe: DiffusionPipeline | None, images: E
     figures = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": describe_machine(),
+        "predicted": DenoisingTask(pipe).prediction_type,
         "backend": choose_backend(torch.empty(0)).name,
         "settings": {
             **{name: value for name, value in asdict(settings).items() if name != "training"},

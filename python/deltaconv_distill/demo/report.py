@@ -57,6 +57,7 @@ def _values(figures: dict[str, Any], folder: Path) -> dict[str, str]:
         "losses": _picture(folder, "losses", "The loss terms falling over the training steps"),
         "times": _picture(folder, "times", "Milliseconds of a denoising step, teacher and student"),
         "quality_rows": _quality_rows(figures["quality"]),
+        "predicted": "noise" if figures["predicted"] == "epsilon" else "velocity",
         "held": str(figures["settings"]["held_examples"]),
         "samples": str(figures["settings"]["distance_samples"]),
         "time_rows": _rows(

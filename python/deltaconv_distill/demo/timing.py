@@ -11,6 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from ..conversion import DeltaConvFusion
+from ..distillation import Batch, DenoisingTask, PipelineEncoder
 from .settings import DemoSettings
 from .variants import STUDENT, TEACHER
 
@@ -59,9 +60,9 @@ def _time_size(pipe: DiffusionPipeline, fusion: DeltaConvFusion, size: int, repe
 
 
 def _denoising_step(pipe: DiffusionPipeline, size: int) -> Callable[[], torch.Tensor]:
-    unet = pipe.unet
-    side = size // pipe.vae_scale_factor
-    latents = torch.randn(2, unet.config.in_channels, side, side, generator=torch.Generator().manual_seed(0))
-    prompt, empty = pipe.encode_prompt("", pipe.device, 1, do_classifier_free_guidance=True)
-    embeddings = torch.cat([empty, prompt])
-    return lambda: unet(latents, 500, encoder_hidden_states=embeddings, return_dict=False)[0]
+    task = DenoisingTask(pipe)
+    side, channels = size // pipe.vae_scale_factor, pipe.vae.config.latent_channels
+    noise = torch.randn(2, channels, side, side, generator=torch.Generator().manual_seed(0))
+    half_way = torch.full((2,), task.num_timesteps // 2)
+    batch = Batch(noise, noise, half_way, PipelineEncoder(pipe).conditioning(["", ""]))
+    return lambda: task.predict(batch)

@@ -61,7 +61,7 @@ def of_flux(
     prediction = denoiser(
         _packed(noisy),
         timestep=timesteps / 1000,  # the transformer multiplies by this, whatever the scheduler's number of timesteps
-        guidance=None if guidance is None else torch.full_like(timesteps, guidance),
+        guidance=None if guidance is None else noisy.new_full((len(noisy),), guidance),
         img_ids=_places(height, width, noisy),
         txt_ids=noisy.new_zeros(text_tokens, 3),
         **given,

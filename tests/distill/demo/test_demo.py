@@ -19,6 +19,7 @@ from deltaconv_distill.demo.settings import TRAINING
 from deltaconv_distill.demo.variants import VARIANTS
 from distilling import CAPTIONS, RandomImages
 from PIL import Image
+from tiny_flow_pipelines import stable_diffusion_3
 from tiny_pipelines import tiny_sd
 
 SETTINGS = DemoSettings(
@@ -81,6 +82,7 @@ def test_every_artefact_is_there_and_nothing_else(folder):
 
 def test_figures_are_whole_and_plausible(figures):
     assert list(figures["quality"]) == [variant.key for variant in VARIANTS]
+    assert figures["predicted"] == "epsilon"
     assert {"torch", "python"} <= figures["machine"]["versions"].keys()
     quality = figures["quality"]
     assert quality["teacher"]["teacher_mse"] == quality["teacher"]["pixel_difference"] == 0
@@ -129,6 +131,24 @@ def test_the_summary_for_a_terminal(figures):
     text = summarise(figures)
     assert all(f"\n{variant.key} " in text for variant in VARIANTS)
     assert "32x32 pixels" in text
+
+
+def test_a_teacher_with_joint_attention_and_flow_matching_goes_the_same_road(tmp_path):
+    figures = run_demo(tmp_path / "report", SETTINGS, stable_diffusion_3(), PicturedImages())
+    assert figures["predicted"] == "velocity"
+    assert [layer["name"] for layer in figures["conversion"]["layers"]] == [
+        "transformer_blocks.0.attn",
+        "transformer_blocks.0.attn2",
+        "transformer_blocks.1.attn",
+    ]
+    assert all(figures["quality"][key]["teacher_mse"] > 0 for key in ("removed", "pool", "student"))
+    assert [time["tokens"] for time in figures["timing"]] == [(size // 4) ** 2 for size in (16, 32)]
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "error in predicting velocity" in page
+    weights = DeltaConvFusion.from_pretrained(tmp_path / "report" / "fusion").state_dict()
+    shares = [value for name, value in weights.items() if name.endswith("text_share.weight")]
+    assert len(shares) == 2
+    assert all((share > 0).all() and (share < 1).all() for share in shares)
 
 
 def test_a_second_run_replaces_the_first(first_run, monkeypatch):
