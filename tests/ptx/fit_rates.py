@@ -43,7 +43,8 @@ PARTS: list[tuple[set[str], set[str]]] = [
     (
         {"tensor_cores/load.h", "frame/load.h", "cuda_cores/load.h"},
         {"kWarpStart", "kFilterTap", "kPixelPair", "kHalvedPair", "kPooledPair", "kWindowStep"}
-        | {"kCopiedQuad", "kWidenedQuad", "kPooledQuad", "kWindowValues", "kStoringWarp", "kParkingWarp"},
+        | {"kCopiedQuad", "kWidenedQuad", "kPooledQuad", "kPooledEight", "kWindowValues"}
+        | {"kStoringWarp", "kParkingWarp"},
     ),
     (
         {"tensor_cores/convolve.h", "device/mma.h", "tensor_cores/fragments.h", "cuda_cores/convolve.h"},
@@ -52,7 +53,7 @@ PARTS: list[tuple[set[str], set[str]]] = [
     (
         {"frame/output.h", "frame/gate.h", "tensor_cores/forward.h", "cuda_cores/forward.h", "cuda_cores/stage.h"},
         {"kWarpStart", "kGatedValue", "kStored", "kUpsampled", "kUpsampledRun", "kGridPixel"}
-        | {"kStoringWarp", "kParkingWarp", "kInterpolated", "kInterpolatedRun", "kInterpolatedGrid"},
+        | {"kStoringWarp", "kParkingWarp", "kInterpolated", "kInterpolatedGrid"},
     ),
 ]
 ELSEWHERE = len(PARTS)
@@ -209,7 +210,7 @@ def errors(ctas: list[Counted], rates: np.ndarray, unit: int) -> list[tuple[floa
 
 
 def write(names: list[str], rates: list[np.ndarray]) -> None:
-    numbers = [f"    {{{a:.4g}, {b:.4g}}}," for a, b in zip(*rates, strict=True)]
+    numbers = [f"    {{{a:.4g}, {b:.4g}}}," for a, b in zip(*np.round(rates, 6), strict=True)]
     column = max(map(len, numbers)) + 2  # where clang-format puts the comments
     rows = [f"{of_work:{column}}// {name}" for of_work, name in zip(numbers, names, strict=True)]
     text = RATES.read_text()

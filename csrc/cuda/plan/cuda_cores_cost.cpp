@@ -24,7 +24,8 @@ WorkPhase load_work(const PlanProblem& problem, const Stage& stage) {
   load.add(direct, K * K * quads);
   if (stage.rows.factor == 1) return load.add(direct, pixels * quads);
   const double steps = divide_up(stage.rows.factor, 2) * divide_up(stage.cols.factor, 2);
-  return load.add(kPooledQuad, pixels / 4).add(kWindowValues, inside / 4 * steps);
+  load.add(problem.type == ElementType::kFloat32 ? kPooledQuad : kPooledEight, pixels * quads);
+  return load.add(kWindowValues, inside * quads * steps);
 }
 
 // The convolution reads a row of inputs once for the kernel rows that it meets, and a weight for kTileW results: all
@@ -60,8 +61,7 @@ WorkPhase store_work(const PlanProblem& problem, const Stage& stage, bool upsamp
   const double pairs = across * divide_up(stage.cols.factor, 2) * kPairs * element / 16;
   const double runs = std::clamp(std::floor(warps * kWarp / pairs), 1.0, cells);
   store.bytes = kPairs * element * rows * cols;
-  store.add(kParkingWarp, warps).add(kInterpolated, cols * rows * kPairs / 4 / kWarp);
-  store.add(kInterpolatedRun, pairs * runs / kWarp);
+  store.add(kParkingWarp, warps).add(kInterpolated, cols * rows * kPairs * element / 16 / kWarp);
   return store.add(kInterpolatedGrid, pairs * 16 / element / 4 / kWarp * (cells + runs));
 }
 

@@ -41,13 +41,13 @@ enum Work : int {
   kParkingWarp,       // a warp's register tile, begun, gated and parked, to be upsampled
   kCopiedQuad,        // 16 bytes of float32 to shared memory
   kWidenedQuad,       // 16 bytes of 16-bit values to shared memory
-  kPooledQuad,        // 4 pooled values to shared memory, what does not depend on their window
-  kWindowValues,      // 4 values of each of 2 x 2 pixels of a window
+  kPooledQuad,        // 4 pooled values of float32 to shared memory, what does not depend on their window
+  kPooledEight,       // 8 pooled values of 16 bits, the same
+  kWindowValues,      // 16 bytes of each of 2 x 2 pixels of a window
   kRowMet,            // a row of inputs and a kernel row that meet
   kRead,              // a value read from shared memory
   kMultiplyAdd,       // a multiply-add
-  kInterpolated,      // 4 channels of an upsampled pixel stored
-  kInterpolatedRun,   // two columns of pixels of some cells begun
+  kInterpolated,      // 16 bytes of an upsampled pixel stored
   kInterpolatedGrid,  // 4 channels of the grid, interpolated along its row for two columns of pixels
   kWorks
 };
