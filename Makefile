@@ -32,10 +32,10 @@ wheel: $(REQUIREMENTS)
 	$(BIN)/pip install --quiet -r tools/release/requirements.txt
 	PYTHON=$(BIN)/python tools/release/build_wheel.sh
 
-# The documentation as a site, into site/; a warning, such as a link that leads nowhere, is an error.
+# The documentation as a site, into site/; a warning, such as a link that leads nowhere, is an error: not under --quiet.
 docs: $(REQUIREMENTS)
 	$(BIN)/pip install --quiet -r docs/requirements.txt
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: $(REQUIREMENTS)
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ ROOT_PAGES = {
     "SECURITY.md": "security.md",
 }
 TABLE_AFTER_A_LINE = re.compile(r"^(<!-- .* -->|#+ .*)\n(?=\|)", re.MULTILINE)  # GitHub needs no empty line there
+NOTEBOOK_LINK = re.compile(r'href="(?!https?:)([^"#]+)\.md(#[^"]*)?"')
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(#[^)]*)?\)")
 
 
@@ -44,3 +46,16 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         return f"]({up}{path.removeprefix('docs/')}{match[2] or ''})"
 
     return TABLE_AFTER_A_LINE.sub(r"\1\n\n", LINK.sub(rewritten, markdown))
+
+
+def on_page_content(html: str, page: Any, **_: Any) -> str:
+    """Turns the links of a notebook, which has no Markdown of its own; a warning where there is no such page."""
+    if not page.file.src_uri.endswith(".ipynb"):
+        return html
+
+    def rewritten(match: re.Match[str]) -> str:
+        if not (ROOT / "docs" / page.file.src_uri).with_name(f"{match[1]}.md").exists():
+            logging.getLogger("mkdocs.hooks").warning(f"{page.file.src_uri} links to {match[1]}.md, which is not there")
+        return f'href="{match[1]}.html{match[2] or ""}"'
+
+    return NOTEBOOK_LINK.sub(rewritten, html)
