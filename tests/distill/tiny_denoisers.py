@@ -14,6 +14,7 @@ from diffusers import (
     CogView4Transformer2DModel,
     DiTTransformer2DModel,
     FluxTransformer2DModel,
+    HunyuanDiT2DModel,
     LatteTransformer3DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
@@ -55,6 +56,26 @@ def tiny_older_dit() -> Transformer2DModel:
         num_embeds_ada_norm=1000,
         norm_type="ada_norm_zero",
         norm_elementwise_affine=False,
+    )
+
+
+def tiny_hunyuan_dit() -> HunyuanDiT2DModel:
+    """Four blocks, the last of which takes an earlier one's output too."""
+    return HunyuanDiT2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        patch_size=2,
+        sample_size=8,
+        hidden_size=16,
+        num_layers=4,
+        mlp_ratio=2.0,
+        cross_attention_dim=32,
+        cross_attention_dim_t5=32,
+        pooled_projection_dim=16,
+        text_len=4,
+        text_len_t5=4,
+        use_style_cond_and_image_meta_size=False,
     )
 
 
@@ -270,6 +291,7 @@ SQUARE = ((8, 8), (10, 10), (6, 6))  # DiT's own output is cut into a square
 TINY = {
     "dit": Tiny(tiny_dit, 2, SQUARE, "ff.net.2"),
     "older-dit": Tiny(tiny_older_dit, 2, SQUARE, "ff.net.2"),
+    "hunyuan-dit": Tiny(tiny_hunyuan_dit, 4, ANY, "attn2.to_v"),
     "ddpm": Tiny(tiny_ddpm_unet, 4, ANY, "time_emb_proj"),
     "sd3": Tiny(tiny_sd3, 3, ANY, "attn.to_q"),
     "flux": Tiny(tiny_flux, 2, ANY, "attn.to_q"),

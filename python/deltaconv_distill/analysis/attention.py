@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 from ..conversion.kinds.joint_attention import Stream
+from ..conversion.routing import StandIn
 
 CHUNK_ELEMENTS = 2**22  # of the probabilities held at a time: 16 MiB in float32
 
@@ -24,10 +26,18 @@ class Projected:
     scale: float
 
 
-def project(attention: Attention, hidden_states: Tensor) -> Projected:
+def project(
+    attention: Attention,
+    hidden_states: Tensor,
+    kind: type[StandIn] = StandIn,
+    arguments: Mapping[str, Any] | None = None,
+) -> Projected:
     """Queries, keys and values of a self-attention, as diffusers' AttnProcessor2_0 makes them, then in float32.
 
-    hidden_states: [B, N, C], the attention's input.
+    Args:
+        hidden_states: [B, N, C], the attention's input.
+        kind: of the attention, which knows its positions.
+        arguments: the other ones, by name.
     """
 
     def heads(tokens: Tensor) -> Tensor:
@@ -38,6 +48,7 @@ def project(attention: Attention, hidden_states: Tensor) -> Projected:
         query = attention.norm_q(query)
     if attention.norm_k is not None:
         key = attention.norm_k(key)
+    query, key = kind.turned(query, key, arguments or {})
     value = heads(attention.to_v(hidden_states))
     return Projected(query.float(), key.float(), value.float(), query.shape[-1] ** -0.5)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from torch.utils.hooks import RemovableHandle
 from ..conversion.attachment import attachment_of
 from ..conversion.grids import InputGrid
 from ..conversion.kinds.joint_attention import JointStandIn, Stream
+from ..conversion.routing import StandIn
 from ..conversion.sites import Site, sites_to_convert
 from .attention import Projected, gathered_from_text, project, project_out, projected_of, text_shares
 from .geometry import Grid
@@ -38,12 +39,14 @@ class Call:
     grid: Grid
     hidden_states: Tensor
     output: Tensor
+    kind: type[StandIn] = StandIn
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # the keywords that the attention got
     joint: JointCall | None = None
 
     def project(self, hidden_states: Tensor) -> Projected:
         """Queries, keys and values of the image's tokens, made from such an input."""
         if self.joint is None:
-            return project(self.attention, hidden_states)
+            return project(self.attention, hidden_states, self.kind, self.arguments)
         _, image = self.joint.streams(hidden_states)
         return projected_of(image)
 
@@ -177,7 +180,8 @@ class _AttentionHook:
         # sums outlive a pipeline's inference mode, whose tensors could neither be added to later nor have gradients
         with torch.inference_mode(False), torch.no_grad():
             inner_output = kind.inner_output(attention, given, output)
-            replaced = self.watch(Call(self.site.name, attention, self.tap.grid, hidden_states, inner_output))
+            seen = Call(self.site.name, attention, self.tap.grid, hidden_states, inner_output, kind, kwargs)
+            replaced = self.watch(seen)
             return None if replaced is None else kind.outer_output(attention, given, replaced)
 
     def _joint(self, kind: type[JointStandIn], attention: Any, call: dict[str, Any], output: Any) -> Any:
@@ -185,6 +189,7 @@ class _AttentionHook:
         with torch.inference_mode(False), torch.no_grad():
             image = kind.image_tokens(attention, call, tokens).clone()
             joint = JointCall(kind, attention, call, tokens)
-            seen = Call(self.site.name, attention, self.tap.grid, image, kind.image_output(output, tokens), joint)
+            given = kind.image_output(output, tokens)
+            seen = Call(self.site.name, attention, self.tap.grid, image, given, kind, call, joint)
             replaced = self.watch(seen)
             return None if replaced is None else kind.with_image_output(output, replaced)

@@ -15,6 +15,7 @@ from diffusers import (
     ControlNetModel,
     DiTTransformer2DModel,
     FluxTransformer2DModel,
+    HunyuanDiT2DModel,
     LatteTransformer3DModel,
     ModelMixin,
     PixArtTransformer2DModel,
@@ -54,6 +55,7 @@ FAMILIES: dict[type[ModelMixin], Family] = {
     PixArtTransformer2DModel: Family("PixArt-α, PixArt-Σ", _BLOCKS, _TEXT),
     DiTTransformer2DModel: Family("DiT, class-conditional", _BLOCKS, "nothing"),
     Transformer2DModel: Family("DiT in diffusers' older class", _BLOCKS, "cross-attention, where there is one"),
+    HunyuanDiT2DModel: Family("HunyuanDiT", _BLOCKS, _TEXT),
     UNet2DModel: Family("DDPM and other UNets without text", "of its `AttnDownBlock2D` and the like", "nothing"),
     SD3Transformer2DModel: Family("Stable Diffusion 3, 3.5", f"{_JOINT}; `attn2` of dual blocks", _TO_TEXT),
     FluxTransformer2DModel: Family("FLUX.1", f"{_JOINT}, in double and single blocks", _TO_TEXT),
@@ -143,7 +145,6 @@ REFUSED: dict[str, tuple[str, ...]] = {
         "ZImageTransformer2DModel",
     ),
     "its blocks get no argument, at least under checkpointing, in which a grid could reach the attention": (
-        "HunyuanDiT2DModel",
         "Kandinsky3UNet",
         "LongCatImageTransformer2DModel",
         "LuminaNextDiT2DModel",

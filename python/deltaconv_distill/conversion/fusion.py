@@ -23,7 +23,7 @@ from .families import LOADED_AS
 from .hooks import AttentionCalls
 from .initialisation import ATTENTION, check_init, initialise_blocks, measured_maps
 from .kernel_sizes import MeasuredProfile, choose_kernel_sizes, select_layers
-from .layers import add_nested, build_block, check_layers, plan_layers
+from .layers import add_nested, build_block, check_layers, place_of, plan_layers
 from .persistence import SavedFusion
 from .presets import published_gate
 from .report import FusionReport, report_fusion, summary
@@ -62,7 +62,7 @@ class DeltaConvFusion(SavedFusion):
         super().__init__()
         self._attachment: Attachment | None = None
         for name, layer in layers.items():
-            add_nested(self, name, build_block(layer))
+            add_nested(self, place_of(name), build_block(layer))
 
     @classmethod
     def convert(
@@ -167,7 +167,7 @@ class DeltaConvFusion(SavedFusion):
             kernel_sizes_from=origin,
             teacher=describe_teacher(denoiser),
         )
-        fusion.load_state_dict(weights)
+        fusion.load_state_dict({place_of(key): value for key, value in weights.items()})
         return fusion._attach(denoiser, sites)
 
     @staticmethod
@@ -188,7 +188,7 @@ class DeltaConvFusion(SavedFusion):
     @property
     def blocks(self) -> dict[str, DeltaConvBlock]:
         """The blocks by layer name, such as "mid_block.attentions.0.transformer_blocks.0.attn1"."""
-        return {name: self.get_submodule(name) for name in self.config.layers}
+        return {name: self.get_submodule(place_of(name)) for name in self.config.layers}
 
     def attention(self, layer: str) -> StandIn:
         """The attention that a block of an attached fusion stands in for."""

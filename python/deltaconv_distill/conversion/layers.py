@@ -15,6 +15,8 @@ from .text_share import TEXT_SHARE, TextShare
 
 Layers = dict[str, dict[str, Any]]
 
+TAKEN = ("blocks",)  # DeltaConvFusion.blocks; HunyuanDiT's layers begin so
+
 
 def plan_layers(sites: Mapping[str, Site], sizes: Mapping[str, int], **shared: Any) -> Layers:
     """Options of the block of every layer in `sizes`, the config's form; `shared` are those that all have.
@@ -58,8 +60,15 @@ def check_layers(sites: Mapping[str, Site], layers: Mapping[str, Mapping[str, An
         raise ValueError(f"pipe_or_denoiser: {'; '.join(wrong)}")
 
 
+def place_of(layer: str) -> str:
+    """The dotted name under which a fusion keeps the block of a layer: the layer's, so that parameters are called as in
+    the denoiser, but for a first part that is an attribute of every fusion."""
+    first, dot, rest = layer.partition(".")
+    return f"{first}_{dot}{rest}" if first in TAKEN else layer
+
+
 def add_nested(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Register `module` under a dotted name, so that parameters are called as in the denoiser."""
+    """Register `module` under a dotted name."""
     first, _, rest = path.partition(".")
     if not rest:
         root.add_module(first, module)

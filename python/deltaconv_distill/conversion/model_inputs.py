@@ -12,6 +12,7 @@ from diffusers import (
     ControlNetModel,
     DiTTransformer2DModel,
     FluxTransformer2DModel,
+    HunyuanDiT2DModel,
     LatteTransformer3DModel,
     ModelMixin,
     PixArtTransformer2DModel,
@@ -23,6 +24,7 @@ from diffusers import (
     UNetMotionModel,
     UNetSpatioTemporalConditionModel,
 )
+from diffusers.models.embeddings import get_2d_rotary_pos_embed
 from torch import Tensor
 
 TEXT_TOKENS = 77
@@ -59,6 +61,8 @@ def random_inputs(
 
     inputs: dict[str, Any] = {"timestep": torch.full((batch,), 500, device=denoiser.device)}
     latents = noise(batch, config.in_channels, height, width)
+    if isinstance(denoiser, HunyuanDiT2DModel):
+        return _of_hunyuan_dit(denoiser, latents)
     if isinstance(denoiser, AuraFlowTransformer2DModel):
         return {
             "hidden_states": latents,
@@ -123,3 +127,27 @@ def random_inputs(
         pooled = noise(batch, config.projection_class_embeddings_input_dim - sizes)
         inputs["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": torch.zeros(batch, 6, **options)}
     return inputs | {"sample": latents}
+
+
+def _of_hunyuan_dit(denoiser: HunyuanDiT2DModel, latents: Tensor) -> dict[str, Any]:
+    """Its texts are as long as its configuration says."""
+    config, batch = denoiser.config, latents.shape[0]
+    options: dict[str, Any] = {"device": latents.device, "dtype": latents.dtype}
+    rows, columns = (side // config.patch_size for side in latents.shape[-2:])
+    corners = ((0, 0), (rows, columns))
+    rotary = get_2d_rotary_pos_embed(
+        config.attention_head_dim, corners, (rows, columns), device=latents.device, output_type="pt"
+    )
+    inputs = {
+        "hidden_states": latents,
+        "timestep": torch.full((batch,), 500, **options),
+        "encoder_hidden_states": torch.randn(batch, config.text_len, config.cross_attention_dim, **options),
+        "text_embedding_mask": torch.ones(batch, config.text_len, **options),
+        "encoder_hidden_states_t5": torch.randn(batch, config.text_len_t5, config.cross_attention_dim_t5, **options),
+        "text_embedding_mask_t5": torch.ones(batch, config.text_len_t5, **options),
+        "image_rotary_emb": rotary,
+    }
+    if config.use_style_cond_and_image_meta_size:
+        inputs["image_meta_size"] = torch.zeros(batch, 6, **options)
+        inputs["style"] = torch.zeros(batch, dtype=torch.long, device=latents.device)
+    return inputs

@@ -82,6 +82,11 @@ PRESETS = (
         config={"text_embed_dim": 4096, "time_embed_dim": 512},
         kernel_sizes={"transformer_blocks": 13},
     ),
+    Preset(  # HunyuanDiT: PixArt's size
+        "HunyuanDiT",
+        config={"cross_attention_dim_t5": 2048, "num_layers": 40},
+        kernel_sizes={"blocks": 13},
+    ),
     Preset(  # AuraFlow: PixArt's size
         "AuraFlow",
         config={"joint_attention_dim": 2048, "caption_projection_dim": 3072},

@@ -31,6 +31,8 @@ PLAIN = (
     processors.AttnProcessorNPU,
     processors.AuraFlowAttnProcessor2_0,
     processors.FusedAuraFlowAttnProcessor2_0,
+    processors.FusedHunyuanAttnProcessor2_0,
+    processors.HunyuanAttnProcessor2_0,
     processors.FusedJointAttnProcessor2_0,
     processors.JointAttnProcessor2_0,
     CogView4AttnProcessor,

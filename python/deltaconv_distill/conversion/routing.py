@@ -7,7 +7,7 @@ there. Nothing is remembered between calls: activation checkpointing runs a bloc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
 
@@ -94,6 +94,13 @@ class StandIn(nn.Module):
     def inner_output(attention: Any, hidden_states: Tensor, output: Tensor) -> Tensor:
         """What its last projection gave, [B, L, C], from its argument and its output."""
         return output
+
+    @staticmethod
+    def turned(query: Tensor, key: Tensor, arguments: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Queries and keys, [B, heads, L, head width], as the attention turns them by their positions.
+
+        arguments: its keywords."""
+        return query, key
 
     @staticmethod
     def outer_output(attention: Any, hidden_states: Tensor, inner_output: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from deltaconv_distill.distillation.task import DenoisingTask
 from diffusers import (
     AnimateDiffPipeline,
     AuraFlowPipeline,
+    AutoencoderKL,
     AutoencoderKLQwenImage,
     AutoencoderKLTemporalDecoder,
     ChromaPipeline,
@@ -25,6 +26,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
+    HunyuanDiTPipeline,
     LattePipeline,
     MotionAdapter,
     QwenImagePipeline,
@@ -56,6 +58,12 @@ def images(pipe: DiffusionPipeline) -> np.ndarray:
     if isinstance(pipe, AuraFlowPipeline):
         masks = {"prompt_attention_mask": torch.ones(1, 3), "negative_prompt_attention_mask": torch.ones(1, 3)}
         return pipe(height=16, width=32, **embeddings(32), **masks, **options).images
+    if isinstance(pipe, HunyuanDiTPipeline):
+        texts: dict = {}
+        for which in ("", "_2"):
+            texts |= {f"prompt_embeds{which}": torch.ones(1, 4, 32), f"prompt_attention_mask{which}": torch.ones(1, 4)}
+        texts |= {f"negative_{name}": torch.zeros_like(given) for name, given in texts.items()}
+        return pipe(height=64, width=128, use_resolution_binning=False, **texts, **options).images
     if isinstance(pipe, CogView4Pipeline):
         return pipe(height=16, width=32, **embeddings(32), **options).images
     if isinstance(pipe, TextToVideoSDPipeline):
@@ -134,6 +142,25 @@ def model_scope() -> TextToVideoSDPipeline:
     )
 
 
+def hunyuan_dit() -> HunyuanDiTPipeline:
+    vae = AutoencoderKL(  # by a factor of 8, which the pipeline takes for granted
+        block_out_channels=(8,) * 4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        norm_num_groups=4,
+    )
+    return HunyuanDiTPipeline(
+        transformer=make_tiny("hunyuan-dit"),
+        vae=vae.eval(),
+        text_encoder=None,
+        tokenizer=None,
+        scheduler=DDPMScheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
 def stable_video_diffusion() -> StableVideoDiffusionPipeline:
     torch.manual_seed(0)
     vae = AutoencoderKLTemporalDecoder(
@@ -200,6 +227,7 @@ PIPELINES = [
     model_scope,
     stable_video_diffusion,
     latte,
+    hunyuan_dit,
     aura_flow,
     chroma,
 ]

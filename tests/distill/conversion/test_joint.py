@@ -147,9 +147,9 @@ def test_measured_shares_are_where_blocks_start(name: str, tmp_path: Path) -> No
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", JOINT)
+@pytest.mark.parametrize("name", [*JOINT, "hunyuan-dit"])
 def test_windows_as_large_as_the_image_change_nothing(name: str) -> None:
-    """In the image's part alone, put together with the text's again."""
+    """In the image's part alone, put together with the text's again; and where positions turn queries and keys."""
     denoiser = make_tiny(name)
     before = run(denoiser, 8, 12)
     whole, narrow = (_Windowed(size, WINDOW_ONLY) for size in (11, 1))
