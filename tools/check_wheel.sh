@@ -3,7 +3,8 @@
 #   tools/check_wheel.sh 2.11.0             builds there, with that torch, without isolation
 #   tools/check_wheel.sh 2.14.1 WHEEL       takes a wheel that was built elsewhere
 #   tools/check_wheel.sh --quick 2.11.0     the tests of backends and libraries alone, for CI
-# DELTACONV_CUDA_ARCHS=9.0 builds for one architecture. Needs no GPU: beside a torch with CUDA, all but the GPU is there.
+# DELTACONV_CUDA_ARCHS=9.0 builds for one architecture, PYTHON=python3.13 takes another Python. Needs no GPU: beside a
+# torch with CUDA, all but the GPU is there.
 set -euo pipefail
 quick=
 if [ "${1:-}" = --quick ]; then quick=1; shift; fi
@@ -15,7 +16,7 @@ trap 'rm -rf "$work"' EXIT
 
 pinned() { grep -E "^($1)==" "$root/requirements.txt"; }
 
-python3 -m venv "$work/venv"
+"${PYTHON:-python3}" -m venv "$work/venv"
 python=$work/venv/bin/python
 pip="$python -m pip --quiet --disable-pip-version-check"
 $pip install "torch==$torch_version" numpy $(pinned 'onnxruntime|onnxscript|pytest|pytest-timeout|pytest-benchmark|hypothesis|expecttest')
