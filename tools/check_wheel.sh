@@ -14,7 +14,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-pinned() { grep -E "^($1)==" "$root/requirements.txt"; }
+pinned() { grep -E "^($1)==" "$root/requirements.txt" > "$work/pinned.txt"; echo "--requirement=$work/pinned.txt"; }
 
 "${PYTHON:-python3}" -m venv "$work/venv"
 python=$work/venv/bin/python

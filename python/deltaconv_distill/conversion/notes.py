@@ -60,9 +60,7 @@ class NotedBlock:
 
 def write_note(control: Control, owner: nn.Module, route: Route) -> None:
     """At the beginning of a call of the owner."""
-    function = getattr(
-        owner, CHECKPOINT, None
-    )  # set by enable_gradient_checkpointing, which may have been called since
+    function = getattr(owner, CHECKPOINT, None)  # enable_gradient_checkpointing may have been called since
     if function is not None and not isinstance(function, NotedCheckpoint):
         setattr(owner, CHECKPOINT, NotedCheckpoint(control, function))
     control.now.note = Note(owner, route, control.now.note)
