@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from deltaconv_distill import DeltaConvFusion
+from deltaconv_distill.conversion.known_models import KNOWN_MODELS
 from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from ldm_checkpoint import as_one_file
@@ -15,24 +16,6 @@ from torch import nn
 
 FOLDER = Path(__file__).parents[3] / "integrations" / "comfyui"
 PREFIX = "model.diffusion_model."
-SD15 = {
-    "block_out_channels": (320, 640, 1280, 1280),
-    "layers_per_block": 2,
-    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-    "cross_attention_dim": 768,
-    "attention_head_dim": 8,
-}
-SDXL = {
-    "block_out_channels": (320, 640, 1280),
-    "layers_per_block": 2,
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "use_linear_projection": True,
-    "cross_attention_dim": 2048,
-}
 # The first and last of each level, as they are called in the published files v1-5-pruned and sd_xl_base_1.0
 PUBLISHED = {
     "sd15": ["input_blocks.1.1", "input_blocks.8.1", "middle_block.1", "output_blocks.3.1", "output_blocks.11.1"],
@@ -90,19 +73,19 @@ def named(state):
     return root
 
 
-@pytest.mark.parametrize(("name", "config"), [("sd15", SD15), ("sdxl", SDXL)])
-def test_names_are_those_of_published_checkpoints(pack, name, config):
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_names_are_those_of_published_checkpoints(pack, name):
     """Each attention's weights, put under our name, are found by diffusers' loader of such files as that layer's."""
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**config)
+        unet = UNet2DConditionModel(**KNOWN_MODELS[name].config)
     layers = DeltaConvFusion.layers_of(unet)
     comfyui_name = sys.modules["deltaconv_comfyui.layout"].comfyui_name
-    places = {layer: comfyui_name(layer, config["layers_per_block"]) for layer in layers}
+    places = {layer: comfyui_name(layer, unet.config.layers_per_block) for layer in layers}
     # the loader counts blocks by their names, so that each needs one
     file = {f"{PREFIX}{side}_blocks.{n}.0.in_layers.0.bias": -1 for side in ("input", "output") for n in range(12)}
     file |= {f"{PREFIX}middle_block.{n}.0.bias": -1 for n in range(3)}
     file |= {f"{PREFIX}{place}.to_q.weight": number for number, place in enumerate(places.values())}
-    loaded = convert_ldm_unet_checkpoint(file, {"layers_per_block": config["layers_per_block"]})
+    loaded = convert_ldm_unet_checkpoint(file, {"layers_per_block": unet.config.layers_per_block})
     assert {f"{layer}.to_q.weight": number for number, layer in enumerate(layers)}.items() <= loaded.items()
     assert len(set(places.values())) == len(layers)
     assert {f"{block}.transformer_blocks.0.attn1" for block in PUBLISHED[name]} <= set(places.values())
