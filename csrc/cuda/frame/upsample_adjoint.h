@@ -54,13 +54,14 @@ DELTACONV_DEVICE void find_spans(const Stage& stage, const Tile& tile, Upsampled
   }
 }
 
-// Gathers the gradient of one position of a reduced stage's grid, some columns at a time: their loads are in flight
-// together, and their weights are those of all rows.
+// Gathers the gradient of one position of a reduced stage's grid, two columns at a time: their loads are in flight
+// together, and their weights are those of all rows. So it is without vectors: sums in another order would round
+// otherwise, and the same values give the same bits wherever they lie in memory.
 template <bool kVectors, class T>
 DELTACONV_DEVICE void gather_upsampled(const GradientSlice<T>& grad, const UpsampledSpan& rows,
                                        const UpsampledSpan& cols, int32_t channel,
                                        float (&sums)[GradientSlice<T>::kVector]) {
-  constexpr int kVector = GradientSlice<T>::kVector, kTogether = kVectors ? 2 : 1;
+  constexpr int kVector = GradientSlice<T>::kVector, kTogether = 2;
   DELTACONV_NO_UNROLL
   for (int32_t x = cols.begin; x < cols.end; x += kTogether) {
     float weights[kTogether];
