@@ -15,6 +15,8 @@ from diffusers import (
     DiTTransformer2DModel,
     FluxTransformer2DModel,
     HunyuanDiT2DModel,
+    I2VGenXLUNet,
+    Kandinsky3UNet,
     LatteTransformer3DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
@@ -152,6 +154,20 @@ def tiny_spatio_temporal_unet() -> UNetSpatioTemporalConditionModel:
     )
 
 
+def tiny_i2vgen_xl() -> I2VGenXLUNet:
+    return I2VGenXLUNet(
+        sample_size=8,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
+        up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        num_attention_heads=2,
+        norm_num_groups=4,
+    )
+
+
 def tiny_latte() -> LatteTransformer3DModel:
     return LatteTransformer3DModel(
         num_attention_heads=2,
@@ -170,6 +186,19 @@ def tiny_latte() -> LatteTransformer3DModel:
         norm_eps=1e-6,
         caption_channels=32,
         video_length=FRAMES,
+    )
+
+
+def tiny_kandinsky3() -> Kandinsky3UNet:
+    """Self-attention in two levels going down and in three going up, at a half, a quarter and the whole of its size."""
+    return Kandinsky3UNet(
+        time_embedding_dim=16,
+        groups=2,
+        attention_head_dim=8,
+        layers_per_block=2,
+        block_out_channels=(16, 16, 32),
+        cross_attention_dim=16,
+        encoder_hid_dim=16,
     )
 
 
@@ -286,12 +315,14 @@ class Tiny:
 
 # square, not square, with an odd number of tokens: what the model itself can do
 ANY = ((8, 8), (8, 12), (6, 10))
+FOURTHS = ((8, 8), (8, 12), (12, 20))  # of these sides, an odd number of tokens
 SQUARE = ((8, 8), (10, 10), (6, 6))  # DiT's own output is cut into a square
 
 TINY = {
     "dit": Tiny(tiny_dit, 2, SQUARE, "ff.net.2"),
     "older-dit": Tiny(tiny_older_dit, 2, SQUARE, "ff.net.2"),
     "hunyuan-dit": Tiny(tiny_hunyuan_dit, 4, ANY, "attn2.to_v"),
+    "kandinsky3": Tiny(tiny_kandinsky3, 5, FOURTHS, "attention.to_v"),
     "ddpm": Tiny(tiny_ddpm_unet, 4, ANY, "time_emb_proj"),
     "sd3": Tiny(tiny_sd3, 3, ANY, "attn.to_q"),
     "flux": Tiny(tiny_flux, 2, ANY, "attn.to_q"),
@@ -303,6 +334,7 @@ TINY = {
     "motion": Tiny(tiny_motion_unet, 4, ANY, "attn2.to_v"),
     "video": Tiny(tiny_video_unet, 4, ANY, "attn2.to_v"),
     "svd": Tiny(tiny_spatio_temporal_unet, 4, ANY, "attn2.to_v"),
+    "i2vgen-xl": Tiny(tiny_i2vgen_xl, 4, ANY, "attn2.to_v"),
     "latte": Tiny(tiny_latte, 2, ANY, "attn2.to_v"),
 }
 

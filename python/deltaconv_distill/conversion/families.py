@@ -16,6 +16,8 @@ from diffusers import (
     DiTTransformer2DModel,
     FluxTransformer2DModel,
     HunyuanDiT2DModel,
+    I2VGenXLUNet,
+    Kandinsky3UNet,
     LatteTransformer3DModel,
     ModelMixin,
     PixArtTransformer2DModel,
@@ -57,6 +59,7 @@ FAMILIES: dict[type[ModelMixin], Family] = {
     Transformer2DModel: Family("DiT in diffusers' older class", _BLOCKS, "cross-attention, where there is one"),
     HunyuanDiT2DModel: Family("HunyuanDiT", _BLOCKS, _TEXT),
     UNet2DModel: Family("DDPM and other UNets without text", "of its `AttnDownBlock2D` and the like", "nothing"),
+    Kandinsky3UNet: Family("Kandinsky 3", "of its attention blocks that are given no text", _TEXT),
     SD3Transformer2DModel: Family("Stable Diffusion 3, 3.5", f"{_JOINT}; `attn2` of dual blocks", _TO_TEXT),
     FluxTransformer2DModel: Family("FLUX.1", f"{_JOINT}, in double and single blocks", _TO_TEXT),
     QwenImageTransformer2DModel: Family("Qwen-Image", _JOINT, _TO_TEXT),
@@ -65,6 +68,7 @@ FAMILIES: dict[type[ModelMixin], Family] = {
     ChromaTransformer2DModel: Family("Chroma", f"{_JOINT}, in double and single blocks", _TO_TEXT),
     UNetMotionModel: Family("AnimateDiff", _SPATIAL, _TIME),
     UNet3DConditionModel: Family("ModelScope, Zeroscope", _SPATIAL, _TIME),
+    I2VGenXLUNet: Family("I2VGen-XL", _SPATIAL, _TIME),
     UNetSpatioTemporalConditionModel: Family("Stable Video Diffusion", _SPATIAL, "attention to the image; along time"),
     LatteTransformer3DModel: Family("Latte", _SPATIAL, _TIME),
 }
@@ -145,7 +149,6 @@ REFUSED: dict[str, tuple[str, ...]] = {
         "ZImageTransformer2DModel",
     ),
     "its blocks get no argument, at least under checkpointing, in which a grid could reach the attention": (
-        "Kandinsky3UNet",
         "LongCatImageTransformer2DModel",
     ),
     "several of its queries' heads share one of the keys, which no adapter covers yet": ("LuminaNextDiT2DModel",),
@@ -169,7 +172,6 @@ REFUSED: dict[str, tuple[str, ...]] = {
         "AudioLDM2UNet2DConditionModel",
         "DreamLiteTransformer2DModel",
         "DreamLiteUNetModel",
-        "I2VGenXLUNet",
         "UVit2DModel",
     ),
 }

@@ -134,6 +134,13 @@ class FeatureTap:
                 features[self.layer] = args[0]
 
 
+class ImageTap(FeatureTap):
+    """As FeatureTap, of a module that takes the hidden state as [B, C, H, W]."""
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        super().__call__(module, (args[0].flatten(2).mT,))
+
+
 class OutputTap(FeatureTap):
     """Forward hook of a module that does the residual add itself: its output [B, C, H, W] is the feature."""
 

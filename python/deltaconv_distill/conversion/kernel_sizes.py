@@ -132,7 +132,10 @@ def _automatic(
     strange = [layer for layer, size in sizes.items() if size is None]
     if strange:
         raise ValueError(f"kernel_size: no size for {strange} in the preset {preset.name}; give {{layer: K}}")
-    return {layer: size for layer, size in sizes.items() if size}, f"preset {preset.name}"
+    origin = preset.origin(denoiser)
+    if not isinstance(denoiser, preset.made_for):
+        logger.warning(f"kernel_size: 'auto' takes {origin}; measure with deltaconv analyze, or give kernel_size=13")
+    return {layer: size for layer, size in sizes.items() if size}, origin
 
 
 def _from_analysis(layers: Collection[str], profile: MeasuredProfile) -> KernelSizes:

@@ -13,6 +13,8 @@ from diffusers import (
     DiTTransformer2DModel,
     FluxTransformer2DModel,
     HunyuanDiT2DModel,
+    I2VGenXLUNet,
+    Kandinsky3UNet,
     LatteTransformer3DModel,
     ModelMixin,
     PixArtTransformer2DModel,
@@ -104,6 +106,20 @@ def random_inputs(
         if config.num_class_embeds is not None:
             inputs["class_labels"] = torch.zeros(batch, dtype=torch.long, device=denoiser.device)
         return inputs | {"sample": latents}
+    if isinstance(denoiser, I2VGenXLUNet):
+        return inputs | {
+            "sample": noise(batch, config.in_channels, frames, height, width),
+            "fps": torch.full((batch,), 16, device=denoiser.device),
+            "image_latents": noise(batch, config.in_channels, frames, height, width),
+            "image_embeddings": noise(batch, config.cross_attention_dim),
+            "encoder_hidden_states": noise(batch, text_tokens, config.cross_attention_dim),
+        }
+    if isinstance(denoiser, Kandinsky3UNet):
+        return inputs | {
+            "sample": latents,
+            "encoder_hidden_states": noise(batch, text_tokens, config.encoder_hid_dim),
+            "encoder_attention_mask": torch.ones(batch, text_tokens, device=denoiser.device),
+        }
     if isinstance(denoiser, UNetSpatioTemporalConditionModel):
         return inputs | {
             "sample": noise(batch, frames, config.in_channels, height, width),

@@ -6,6 +6,7 @@ from typing import Any
 
 from diffusers import DiffusionPipeline, ModelMixin, TransformerTemporalModel
 from diffusers.models.attention_processor import Attention
+from diffusers.models.unets.unet_i2vgen_xl import I2VGenXLTransformerTemporalEncoder
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from diffusers.utils.torch_utils import is_compiled_module
 
@@ -16,7 +17,8 @@ from .kinds.site import Site, Sites
 __all__ = ["DENOISERS", "Site", "Sites", "denoiser_as_called", "denoiser_of", "find_sites", "sites_to_convert"]
 
 DENOISERS = tuple(FAMILIES)
-ALONG_TIME = (TransformerTemporalModel, AnimateDiffTransformer3D)  # parts whose tokens are frames
+# parts whose tokens are frames
+ALONG_TIME = (TransformerTemporalModel, AnimateDiffTransformer3D, I2VGenXLTransformerTemporalEncoder)
 BLOCKS_ALONG_TIME = ".temporal_transformer_blocks."  # the same in a part that has spatial ones beside them
 
 

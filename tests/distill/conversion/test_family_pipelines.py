@@ -27,13 +27,17 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     HunyuanDiTPipeline,
+    I2VGenXLPipeline,
+    Kandinsky3Pipeline,
     LattePipeline,
     MotionAdapter,
     QwenImagePipeline,
     StableDiffusion3Pipeline,
     StableVideoDiffusionPipeline,
     TextToVideoSDPipeline,
+    VQModel,
 )
+from PIL import Image
 from tiny_denoisers import FRAMES, make_tiny
 from tiny_flow_pipelines import flux, stable_diffusion_3
 from tiny_pipelines import TEXT_LENGTH, tiny_pixart, tiny_sd
@@ -64,12 +68,19 @@ def images(pipe: DiffusionPipeline) -> np.ndarray:
             texts |= {f"prompt_embeds{which}": torch.ones(1, 4, 32), f"prompt_attention_mask{which}": torch.ones(1, 4)}
         texts |= {f"negative_{name}": torch.zeros_like(given) for name, given in texts.items()}
         return pipe(height=64, width=128, use_resolution_binning=False, **texts, **options).images
+    if isinstance(pipe, Kandinsky3Pipeline):
+        masks = {"attention_mask": torch.ones(1, 3), "negative_attention_mask": torch.ones(1, 3)}
+        return pipe(height=64, width=128, **embeddings(16), **masks, **options).images
     if isinstance(pipe, CogView4Pipeline):
         return pipe(height=16, width=32, **embeddings(32), **options).images
     if isinstance(pipe, TextToVideoSDPipeline):
         return pipe(height=16, width=16, num_frames=2, **embeddings(16), **options).frames
     if isinstance(pipe, StableVideoDiffusionPipeline):
         return pipe(torch.zeros(1, 3, 32, 32), height=16, width=32, num_frames=2, **options).frames
+    if isinstance(pipe, I2VGenXLPipeline):
+        picture = Image.new("RGB", (32, 16), "red")
+        torch.manual_seed(0)  # its latents of the picture are drawn without the generator
+        return pipe(None, picture, height=16, width=32, num_frames=2, **embeddings(16), **options).frames
     if isinstance(pipe, LattePipeline):
         return pipe("a cat", height=16, width=16, video_length=FRAMES, clean_caption=False, **options).frames
     return pipe("a cat", height=16, width=16, num_frames=2, **options).frames
@@ -161,23 +172,60 @@ def hunyuan_dit() -> HunyuanDiTPipeline:
     )
 
 
-def stable_video_diffusion() -> StableVideoDiffusionPipeline:
+def movq() -> VQModel:
+    """The autoencoder of Kandinsky's pipelines, by a factor of 8."""
     torch.manual_seed(0)
-    vae = AutoencoderKLTemporalDecoder(
-        block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4
+    vae = VQModel(
+        block_out_channels=(8,) * 4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        norm_num_groups=4,
+        num_vq_embeddings=8,
     )
-    vision = CLIPVisionConfig(
+    return vae.eval()
+
+
+def kandinsky3() -> Kandinsky3Pipeline:
+    return Kandinsky3Pipeline(
+        tokenizer=None, text_encoder=None, unet=make_tiny("kandinsky3"), scheduler=DDPMScheduler(), movq=movq()
+    )
+
+
+def vision(width: int) -> CLIPVisionModelWithProjection:
+    config = CLIPVisionConfig(
         hidden_size=32,
-        projection_dim=32,
+        projection_dim=width,
         intermediate_size=37,
         num_hidden_layers=1,
         num_attention_heads=4,
         image_size=32,
     )
+    return CLIPVisionModelWithProjection(config).eval()
+
+
+def i2vgen_xl() -> I2VGenXLPipeline:
+    sd = tiny_sd()
+    return I2VGenXLPipeline(
+        unet=make_tiny("i2vgen-xl"),
+        vae=sd.vae,
+        text_encoder=sd.text_encoder,
+        tokenizer=sd.tokenizer,
+        image_encoder=vision(16),
+        feature_extractor=CLIPImageProcessor(crop_size=32, size=32),
+        scheduler=sd.scheduler,
+    )
+
+
+def stable_video_diffusion() -> StableVideoDiffusionPipeline:
+    torch.manual_seed(0)
+    vae = AutoencoderKLTemporalDecoder(
+        block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4
+    )
     return StableVideoDiffusionPipeline(
         unet=make_tiny("svd"),
         vae=vae.eval(),
-        image_encoder=CLIPVisionModelWithProjection(vision).eval(),
+        image_encoder=vision(32),
         scheduler=EulerDiscreteScheduler(prediction_type="v_prediction"),
         feature_extractor=CLIPImageProcessor(crop_size=32, size=32),
     )
@@ -226,8 +274,10 @@ PIPELINES = [
     cogview4,
     model_scope,
     stable_video_diffusion,
+    i2vgen_xl,
     latte,
     hunyuan_dit,
+    kandinsky3,
     aura_flow,
     chroma,
 ]

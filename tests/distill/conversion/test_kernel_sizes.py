@@ -15,7 +15,7 @@ from deltaconv_distill.conversion.kernel_sizes import choose_kernel_sizes
 from deltaconv_distill.conversion.known_models import KNOWN_MODELS
 from deltaconv_distill.conversion.sites import find_sites
 from deltaconv_distill.embedded.teacher import teacher_path
-from diffusers import ControlNetModel, PixArtTransformer2DModel, UNet2DConditionModel
+from diffusers import ControlNetModel, LatteTransformer3DModel, PixArtTransformer2DModel, UNet2DConditionModel
 from tiny_pipelines import TEXT_WIDTH, predict, tiny_pixart_transformer, tiny_sd_unet
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -86,6 +86,27 @@ def test_embedded_teacher_is_known() -> None:
     sizes, origin = choose_kernel_sizes(unet, find_sites(unet).found, "auto", None)
     assert origin == "preset emoji"
     assert all(size == (5 if find_sites(unet).found[layer].stride == 2 else 9) for layer, size in sizes.items())
+
+
+def test_a_preset_made_for_another_class_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    """Latte's spatial attentions have PixArt's widths, and nobody has measured them."""
+    with init_empty_weights():
+        latte = LatteTransformer3DModel(
+            num_layers=28,
+            num_attention_heads=16,
+            attention_head_dim=72,
+            patch_size=2,
+            in_channels=4,
+            sample_size=64,
+            caption_channels=4096,
+            norm_type="ada_norm_single",
+            num_embeds_ada_norm=1000,
+            video_length=16,
+        )
+    sizes, origin = choose_kernel_sizes(latte, find_sites(latte).found, "auto", None)
+    assert set(sizes.values()) == {13}
+    assert origin == "preset PixArt, made for a PixArtTransformer2DModel and not measured for a LatteTransformer3DModel"
+    assert f"kernel_size: 'auto' takes {origin}" in caplog.text
 
 
 def test_strides_of_sd15() -> None:

@@ -11,7 +11,18 @@ from collections.abc import Callable
 from diffusers import ModelMixin
 from torch import nn
 
-from . import auraflow, chroma, cogview4, flux, hunyuan_dit, qwen_image, sd3, transformer_blocks, unet_attentions
+from . import (
+    auraflow,
+    chroma,
+    cogview4,
+    flux,
+    hunyuan_dit,
+    kandinsky3,
+    qwen_image,
+    sd3,
+    transformer_blocks,
+    unet_attentions,
+)
 from .site import Sites
 
 # Adds to the sites what it knows of a module of the denoiser, by the module's name.
@@ -19,5 +30,16 @@ Finder = Callable[[ModelMixin, str, nn.Module, Sites], None]
 
 KINDS: tuple[Finder, ...] = tuple(
     kind.find
-    for kind in (transformer_blocks, unet_attentions, sd3, flux, qwen_image, cogview4, auraflow, chroma, hunyuan_dit)
+    for kind in (
+        transformer_blocks,
+        unet_attentions,
+        sd3,
+        flux,
+        qwen_image,
+        cogview4,
+        auraflow,
+        chroma,
+        hunyuan_dit,
+        kandinsky3,
+    )
 )
