@@ -2,6 +2,7 @@
 
 from .fusion import DeltaConvFusion
 from .kernel_sizes import kernel_size_for_field
+from .plan import ConversionPlan, Goal
 from .report import FusionReport, LayerReport
 
-__all__ = ["DeltaConvFusion", "FusionReport", "LayerReport", "kernel_size_for_field"]
+__all__ = ["ConversionPlan", "DeltaConvFusion", "FusionReport", "Goal", "LayerReport", "kernel_size_for_field"]

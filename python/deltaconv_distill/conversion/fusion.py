@@ -22,9 +22,10 @@ from .convfusion import read_convfusion
 from .families import LOADED_AS
 from .hooks import AttentionCalls
 from .initialisation import ATTENTION, check_init, initialise_blocks, measured_maps
-from .kernel_sizes import MeasuredProfile, choose_kernel_sizes, select_layers
+from .kernel_sizes import AUTO, MeasuredProfile, choose_kernel_sizes, select_layers
 from .layers import add_nested, build_block, check_layers, place_of, plan_layers
 from .persistence import SavedFusion
+from .plan import ConversionPlan, refuse_beside_plan
 from .presets import published_gate
 from .report import FusionReport, report_fusion, summary
 from .routing import POOL, REMOVED, TEACHER, StandIn
@@ -76,8 +77,9 @@ class DeltaConvFusion(SavedFusion):
         exclude: Collection[str] = (),
         only: Collection[str] = (),
         init: str = ATTENTION,
+        plan: ConversionPlan | None = None,
     ) -> DeltaConvFusion:
-        """Replace every self-attention by a new ΔConvBlock, on its device and in its dtype.
+        """Replace every self-attention, or those of a plan, by a new ΔConvBlock, on its device and in its dtype.
 
         Args:
             pipe_or_denoiser: a denoiser of one of the classes in docs/models.md, or a pipeline with one as its unet or
@@ -96,6 +98,9 @@ class DeltaConvFusion(SavedFusion):
             only: names or patterns of the self-attentions to replace, of those that `exclude` leaves; all unless given.
             init: "attention": from each attention's values and output projection, and from the Profile's maps where
                 there is one; or "random". On the meta device there is nothing to start from.
+            plan: which layers to replace, and with which K: without `exclude`, `only` and `kernel_size`, and with the
+                `factors` and `expansion` that it was made for. A Profile as profile= still gives the maps to start
+                from.
 
         Returns:
             The attached fusion.
@@ -110,10 +115,15 @@ class DeltaConvFusion(SavedFusion):
         _refuse_attached(denoiser)
         check_init(init)
         sites = sites_to_convert(denoiser)
+        if plan is not None:
+            refuse_beside_plan(kernel_size=kernel_size != AUTO, exclude=bool(exclude), only=bool(only))
+            plan.check(type(denoiser).__name__, sites.found, factors, expansion)
+            kernel_size = only = plan.kernel_sizes
         names = select_layers(sites.found, exclude, only)
         measured = measured_maps(kernel_size, profile)
         chooses = isinstance(kernel_size, str) or measured is None or kernel_size is measured
         sizes, origin = choose_kernel_sizes(denoiser, names, kernel_size, profile if chooses else None)
+        origin = origin if plan is None else f"of a plan: {plan}"
         logger.info(f"converting {len(names)} self-attentions of {type(denoiser).__name__}, kernel sizes {origin}")
         gate = gate or published_gate(denoiser)
         layers = plan_layers(sites.found, sizes, factors=list(factors), expansion=expansion, gate=gate, bias=True)
