@@ -31,6 +31,15 @@ def fd_effnet(images_a: np.ndarray | Tensor, images_b: np.ndarray | Tensor) -> f
     return frechet_distance(*(_features(batch, state) for batch in batches))
 
 
+def effnet_features(images: np.ndarray | Tensor) -> Tensor:
+    """[N, 1280]: what `fd_effnet` compares images by, for sets that are compared with several others.
+
+    `frechet_distance(effnet_features(a), effnet_features(b))` is `fd_effnet(a, b)`; arguments and errors are its own.
+    """
+    batch = _as_batch(images, "images")
+    return _features(batch, _load_weights())
+
+
 def frechet_distance(a: Tensor, b: Tensor) -> float:
     """Fréchet distance |μa - μb|² + tr(Σa + Σb - 2 (Σa Σb)^½) of Gaussians fitted to the rows of a [N, D] and b [M, D].
 

@@ -2,5 +2,6 @@
 
 from .run import run_demo
 from .settings import DemoSettings
+from .summary import summarise
 
-__all__ = ["DemoSettings", "run_demo"]
+__all__ = ["DemoSettings", "run_demo", "summarise"]

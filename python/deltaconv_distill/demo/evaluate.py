@@ -15,7 +15,7 @@ from ..distillation import DenoisingTask
 from ..distillation.data.examples import Examples
 from ..distillation.evaluation.generated_images import pixel_difference
 from ..distillation.evaluation.held_out_noise import held_out_batches
-from ..metrics import fd_effnet
+from ..metrics import effnet_features, frechet_distance
 from .settings import DemoSettings
 from .variants import TEACHER, VARIANTS
 
@@ -56,12 +56,13 @@ def image_distances(samples: Mapping[str, np.ndarray], real: np.ndarray) -> dict
         samples: variant key -> uint8 [N, H, W, 3], the same prompts and seeds in each.
         real: uint8 [N, H, W, 3], the images that have these prompts as captions.
     """
-    teacher = samples[TEACHER.key]
+    features = {key: effnet_features(images) for key, images in samples.items()}
+    real_features = effnet_features(real)
     return {
         key: {
-            "fd_real": fd_effnet(images, real),
-            "fd_teacher": fd_effnet(images, teacher),
-            "pixel_difference": pixel_difference(images, teacher),
+            "fd_real": frechet_distance(features[key], real_features),
+            "fd_teacher": frechet_distance(features[key], features[TEACHER.key]),
+            "pixel_difference": pixel_difference(images, samples[TEACHER.key]),
         }
         for key, images in samples.items()
     }

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
@@ -21,25 +18,14 @@ from ..conversion import DeltaConvFusion
 from ..distillation import CachedExamples, DenoisingTask, Distiller, EmojiImages, PipelineEncoder, StepRecord
 from ..embedded import load_teacher
 from ..machine import describe_machine
+from .budget import expected_after_training, training_seconds
 from .evaluate import HELD_BATCH, image_distances, prediction_errors, spread
 from .generate import generate_all
+from .load import Load, StepClock, measure_load
 from .precision import faster_precision
 from .settings import DemoSettings
+from .stages import ANALYSE, COMPARE, CONVERT, DISTIL, DRAW, LOAD, MEASURE, PREDICT, TIME_STEPS, Stages
 from .timing import StepTime, time_steps
-
-
-class Phases:
-    """Announces each part of the demo and keeps how long it took, in seconds."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, title: str) -> Iterator[None]:
-        print(f"[{len(self.seconds) + 1}] {title}", flush=True)
-        started = time.perf_counter()
-        yield
-        self.seconds[title] = time.perf_counter() - started
 
 
 @dataclass(frozen=True)
@@ -56,36 +42,39 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Distilled:
-    """What training left: its records, its distiller, and the seconds of a step by precision."""
+    """What training left: records, distiller, the seconds of a step by precision, and what it got of the machine."""
 
     records: list[StepRecord]
     distiller: Distiller
     precisions: dict[str, float]
+    load: Load
+
+    @property
+    def faster_precision(self) -> str:
+        return next(iter(self.precisions))
 
 
-def experiment(settings: DemoSettings, pipe: DiffusionPipeline | None, images: EmojiImages | None) -> Outcome:
+def experiment(
+    settings: DemoSettings, stage: Stages, pipe: DiffusionPipeline | None, images: EmojiImages | None
+) -> Outcome:
     """Everything but writing files; arguments as in `run_demo`."""
-    phase = Phases()
-    with phase("load the teacher, encode the emoji"):
+    with stage(LOAD):
         pipe = pipe or load_teacher()
         images = images or EmojiImages()
         examples = CachedExamples(images, PipelineEncoder(pipe))
-    with phase("look at its self-attention"):
+    with stage(ANALYSE):
         profile = analyze(pipe, settings.analysis)
-    with phase("replace self-attention by ΔConvBlocks"):
+    with stage(CONVERT):
         torch.manual_seed(settings.seed)
         fusion = DeltaConvFusion.convert(pipe, settings.kernel_size, profile)
-    distilled = _distil(phase, settings, pipe, fusion, examples)
-    with phase("predict noise never seen in training"):
+    distilled = _distil(stage, settings, pipe, fusion, examples)
+    with stage(PREDICT):
         errors = prediction_errors(pipe, fusion, examples, settings)
-    with phase("time denoising steps"):
+    with stage(TIME_STEPS):
         times = time_steps(pipe, fusion, settings)
-    with phase("generate the images to look at"):
+    with stage(DRAW):
         pictured = generate_all(pipe, fusion, settings.prompts, settings)
-    with phase("generate images to compare by their statistics"):
-        chosen = spread(len(images), settings.distance_samples)
-        samples = generate_all(pipe, fusion, [images.captions[index] for index in chosen], settings)
-        distances = image_distances(samples, images.pixels[chosen])
+    distances = _distances(stage, settings, pipe, fusion, images, distilled.faster_precision)
     figures = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": describe_machine(),
@@ -94,35 +83,55 @@ def experiment(settings: DemoSettings, pipe: DiffusionPipeline | None, images: E
         "settings": {
             **{name: value for name, value in asdict(settings).items() if name != "training"},
             "held_examples": settings.held_batches * HELD_BATCH,
-            "distance_samples": len(chosen),
+            "distance_samples": min(settings.distance_samples, len(images)),
         },
         "conversion": _describe_conversion(fusion),
         "training": _describe_training(distilled),
-        "quality": {key: {**asdict(errors[key]), **distances[key]} for key in errors},
+        "quality": {key: {**asdict(errors[key]), **distances.get(key, {})} for key in errors},
         "timing": [{**asdict(time), "speedup": time.speedup} for time in times],
-        "seconds": phase.seconds,
     }
     return Outcome(profile, fusion, distilled.records, pictured, times, figures)
 
 
 def _distil(
-    phase: Phases,
+    stage: Stages, settings: DemoSettings, pipe: DiffusionPipeline, fusion: DeltaConvFusion, examples: CachedExamples
+) -> Distilled:
+    with stage(MEASURE):
+        precisions = faster_precision(pipe, fusion, examples, settings.training)
+        precision = next(iter(precisions))
+        rest = expected_after_training(pipe, fusion, examples, settings, precision)
+        seconds = training_seconds(settings.minutes, stage.elapsed, sum(rest.values()))
+        stage.expect({DISTIL: seconds, **rest}, settings.minutes)
+    with stage(DISTIL):
+        training = replace(settings.training, seed=settings.seed, mixed_precision=precision, max_train_seconds=seconds)
+        distiller = Distiller(pipe, fusion, examples, training)
+        clock = StepClock()
+        records = distiller.train(clock)
+        load = measure_load([record.seconds for record in records], clock.step_seconds, training.stage1_steps)
+    return Distilled(records, distiller, precisions, load)
+
+
+def _distances(
+    stage: Stages,
     settings: DemoSettings,
     pipe: DiffusionPipeline,
     fusion: DeltaConvFusion,
-    examples: CachedExamples,
-) -> Distilled:
-    with phase("choose the faster precision"):
-        precisions = faster_precision(pipe, fusion, examples, settings.training)
-    with phase(f"distil, at most {settings.minutes:g} minutes"):
-        training = replace(
-            settings.training,
-            seed=settings.seed,
-            mixed_precision=next(iter(precisions)),
-            max_train_seconds=60 * settings.minutes,
+    images: EmojiImages,
+    precision: str,
+) -> dict[str, dict[str, float]]:
+    """Variant key -> distances of its images; nothing where the settings ask for none.
+
+    The images are computed in the faster precision, all variants alike: bfloat16 changes an image of the embedded
+    teacher by less than half a grey level a pixel.
+    """
+    if not settings.distance_samples:
+        return {}
+    with stage(COMPARE):
+        chosen = spread(len(images), settings.distance_samples)
+        samples = generate_all(
+            pipe, fusion, [images.captions[index] for index in chosen], settings, precision=precision
         )
-        distiller = Distiller(pipe, fusion, examples, training)
-        return Distilled(distiller.train(), distiller, precisions)
+        return image_distances(samples, images.pixels[chosen])
 
 
 def _describe_conversion(fusion: DeltaConvFusion) -> dict[str, Any]:
@@ -147,4 +156,5 @@ def _describe_training(distilled: Distilled) -> dict[str, Any]:
         "median_step_seconds": statistics.median(record.seconds for record in stage2 or records),
         "config": asdict(config),
         "seconds_by_precision": distilled.precisions,
+        "load": {**asdict(distilled.load), "is_loaded": distilled.load.is_loaded},
     }

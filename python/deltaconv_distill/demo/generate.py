@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from ..conversion import DeltaConvFusion
 from ..distillation.evaluation.generated_images import generate_images
+from .precision import computing_in
 from .settings import DemoSettings
 from .variants import VARIANTS, Variant
 
@@ -22,12 +23,16 @@ def generate_all(
     prompts: Sequence[str],
     settings: DemoSettings,
     variants: Sequence[Variant] = VARIANTS,
+    precision: str = "no",
 ) -> dict[str, np.ndarray]:
-    """Variant key -> uint8 images [N, H, W, 3]; image i shows prompts[i] from seed `settings.seed` + i."""
+    """Variant key -> uint8 images [N, H, W, 3]; image i shows prompts[i] from seed `settings.seed` + i.
+
+    precision: "no" for float32, or "bf16".
+    """
     images = {}
     with tqdm(total=len(variants) * len(prompts), desc="sample", unit="image") as bar:
         for variant in variants:
-            with variant.running(fusion):
+            with variant.running(fusion), computing_in(precision):
                 images[variant.key] = generate_images(
                     pipe,
                     prompts,

@@ -1,10 +1,12 @@
-"""Whether this machine distils faster in bfloat16: processors without its instructions are many times slower in it."""
+"""Whether this machine computes faster in bfloat16: processors without its instructions are many times slower in it."""
 
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
+import torch
 from diffusers import DiffusionPipeline
 
 from ..conversion import DeltaConvFusion
@@ -15,6 +17,11 @@ PRECISIONS = ("no", "bf16")
 REPEATS = 2
 # Small, because a processor without bfloat16 takes long over it.
 BATCH = 8
+
+
+def computing_in(precision: str) -> AbstractContextManager:
+    """Inside, passes run in one of PRECISIONS."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
 
 
 def faster_precision(

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..analysis import Profile, report_fragment
 from ..distillation import DistillConfig
+from .summary import describe_load, predicted
 from .variants import VARIANTS
 
 PAPER = DistillConfig()
@@ -34,6 +35,20 @@ RECIPE = (
     "stage1_steps",
     "stage1_repeats",
 )
+PRECISIONS = {"no": "float32", "bf16": "bfloat16 autocast"}
+# Of the table of errors; the last three are there where the run computed distances between pictures.
+COLUMNS = {
+    "noise_mse": "error in predicting $predicted",
+    "teacher_mse": "difference from the teacher’s prediction",
+    "pixel_difference": "difference from the teacher’s pictures",
+    "fd_real": "FD-EffNet to real emoji",
+    "fd_teacher": "FD-EffNet to the teacher’s pictures",
+}
+DISTANCES = """<b>Pictures</b>: mean absolute difference of pixels, 0 to 1, over $samples pictures with the same prompts
+and noise, drawn in $precision. <b>FD-EffNet</b>: Fréchet distance between features of EfficientNet-Lite0 of those
+$samples pictures and of the $samples emoji with these names, or of the teacher’s $samples pictures. It is not FID,
+depends on the number of pictures, and means something only within this table."""
+NO_DISTANCES = "Distances between pictures were skipped in this run (<code>--skip-distances</code>)."
 
 
 def write_report(figures: dict[str, Any], profile: Profile, folder: Path) -> Path:
@@ -50,16 +65,16 @@ def _values(figures: dict[str, Any], folder: Path) -> dict[str, str]:
     return {
         "summary": _summary(figures),
         "tiles": _tiles(figures),
-        "precision": {"no": "float32", "bf16": "bfloat16 autocast"}[training["config"]["mixed_precision"]],
+        "precision": PRECISIONS[training["config"]["mixed_precision"]],
         "grid": _picture(
             folder, "grid", "Images of the four variants, one row each, same prompt and noise in a column"
         ),
         "losses": _picture(folder, "losses", "The loss terms falling over the training steps"),
         "times": _picture(folder, "times", "Milliseconds of a denoising step, teacher and student"),
-        "quality_rows": _quality_rows(figures["quality"]),
-        "predicted": "noise" if figures["predicted"] == "epsilon" else "velocity",
+        **_quality(figures),
+        "predicted": predicted(figures),
         "held": str(figures["settings"]["held_examples"]),
-        "samples": str(figures["settings"]["distance_samples"]),
+        "load": _load(training["load"]),
         "time_rows": _rows(
             (
                 f"{t['size']}×{t['size']}",
@@ -94,7 +109,8 @@ def _values(figures: dict[str, Any], folder: Path) -> dict[str, str]:
         "commit": html.escape(f", commit {machine['commit'][:12]}" if machine["commit"] else ""),
         "backend": html.escape(figures["backend"]),
         "date": html.escape(figures["date"]),
-        "phase_rows": _rows((name, f"{seconds:.0f} s") for name, seconds in figures["seconds"].items()),
+        "stage_rows": _stage_rows(figures["stages"]),
+        "whole_minutes": f"{figures['seconds'] / 60:.1f}",
     }
 
 
@@ -130,14 +146,46 @@ def _won_back(quality: dict[str, dict[str, float]]) -> float:
     return (removed - student) / (removed - teacher)
 
 
-def _quality_rows(quality: dict[str, dict[str, float]]) -> str:
-    columns = ("noise_mse", "teacher_mse", "pixel_difference", "fd_real", "fd_teacher")
+def _quality(figures: dict[str, Any]) -> dict[str, str]:
+    """The table of errors, with the distances between pictures where they were computed, and what is said of those."""
+    quality, samples = figures["quality"], figures["settings"]["distance_samples"]
+    precision = figures["training"]["config"]["mixed_precision"]
+    columns = {column: title for column, title in COLUMNS.items() if column in quality[VARIANTS[0].key]}
+    heads = [Template(title).substitute(predicted=predicted(figures)) for title in columns.values()]
     rows = []
     for variant in VARIANTS:
         cells = "".join(f"<td>{_figure(quality[variant.key][column])}</td>" for column in columns)
         swatch = f'<span class="swatch" style="background:{variant.colour}"></span>'
         rows.append(f'<tr><th scope="row">{swatch}{variant.title}<small>{variant.note}</small></th>{cells}</tr>')
-    return "\n".join(rows)
+    return {
+        "quality_heads": "".join(f"<th>{head}</th>" for head in heads),
+        "quality_rows": "\n".join(rows),
+        "distances": Template(DISTANCES).substitute(samples=samples, precision=PRECISIONS[precision])
+        if samples
+        else NO_DISTANCES,
+    }
+
+
+def _load(load: dict[str, Any]) -> str:
+    """A warning where others used the machine, else the facts."""
+    if load["is_loaded"]:
+        return f'<p class="busy"><b>A busy machine.</b> {html.escape(describe_load(load))}</p>'
+    return (
+        f'<p class="note">The training had {load["cores"]:.1f} of {load["threads"]} cores to itself: {load["steps"]:,} '
+        f"steps, of about {load['expected_steps']:,} that could have fitted into its time.</p>"
+    )
+
+
+def _stage_rows(stages: Sequence[dict[str, Any]]) -> str:
+    return _rows(
+        (
+            stage["title"],
+            "" if stage["expected_seconds"] is None else f"{stage['expected_seconds']:.0f} s",
+            f"{stage['seconds']:.0f} s",
+            f"{stage['processor_seconds']:.0f} s",
+        )
+        for stage in stages
+    )
 
 
 def _recipe_rows(config: dict[str, Any]) -> str:

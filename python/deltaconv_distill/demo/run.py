@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline
 
+from ..analysis import Profile
 from ..atomic import atomic_directory
 from ..distillation import EmojiImages
 from .experiment import Outcome, experiment
 from .plots import draw_grid, draw_losses, draw_times
 from .report import write_report
 from .settings import DemoSettings
+from .stages import COMPARE, STAGES, WRITE, Stages
 
 FIGURES_FILE = "figures.json"
 PROFILE_FILE = "profile.json"
@@ -25,6 +28,7 @@ def run_demo(
     settings: DemoSettings,
     pipe: DiffusionPipeline | None = None,
     images: EmojiImages | None = None,
+    began: float | None = None,
 ) -> dict[str, Any]:
     """Run the demo and leave its folder at `output`, which is whole or, after an error, not there.
 
@@ -32,6 +36,7 @@ def run_demo(
         output: the folder; an earlier demo's is replaced.
         settings: what to do, and for how long.
         pipe, images: another teacher than the embedded one, and what it was trained on.
+        began: when the settings' minutes began, by time.perf_counter(); now, unless given.
 
     Returns:
         The content of figures.json.
@@ -40,21 +45,28 @@ def run_demo(
         FileExistsError: `output` holds something that is not a demo.
     """
     _refuse_foreign(output)
-    outcome = experiment(settings, pipe, images)
+    stage = Stages(tuple(title for title in STAGES if title != COMPARE or settings.distance_samples), began)
+    outcome = experiment(settings, stage, pipe, images)
     with atomic_directory(output) as folder:
-        _write(outcome, settings, folder)
-    return outcome.figures
+        with stage(WRITE):
+            _draw(outcome, settings, folder)
+        figures = {**outcome.figures, "stages": [asdict(time) for time in stage.times], "seconds": stage.elapsed}
+        _write(figures, outcome.profile, folder)
+    return figures
 
 
-def _write(outcome: Outcome, settings: DemoSettings, folder: Path) -> None:
+def _draw(outcome: Outcome, settings: DemoSettings, folder: Path) -> None:
     outcome.fusion.save_pretrained(folder / FUSION_FOLDER)
     outcome.profile.save(folder / PROFILE_FILE)
     draw_grid(outcome.pictured, settings.prompts, folder)
     draw_losses(outcome.records, folder)
     draw_times(outcome.times, folder)
-    text = json.dumps(outcome.figures, indent=2, ensure_ascii=False)
+
+
+def _write(figures: dict[str, Any], profile: Profile, folder: Path) -> None:
+    text = json.dumps(figures, indent=2, ensure_ascii=False)
     (folder / FIGURES_FILE).write_text(text + "\n", encoding="utf-8")
-    write_report(outcome.figures, outcome.profile, folder)
+    write_report(figures, profile, folder)
 
 
 def _refuse_foreign(output: Path) -> None:

@@ -38,25 +38,39 @@ def time_steps(pipe: DiffusionPipeline, fusion: DeltaConvFusion, settings: DemoS
     return [_time_size(pipe, fusion, size, settings.timing_repeats) for size in settings.timing_sizes]
 
 
+@torch.no_grad()
+def seconds_of_both(pipe: DiffusionPipeline, fusion: DeltaConvFusion, size: int) -> float:
+    """One step of the teacher and one of the student, neither warmed up: what a repeat of `time_steps` takes."""
+    return sum(_time_both(_denoising_step(pipe, size), fusion).values())
+
+
 def _time_size(pipe: DiffusionPipeline, fusion: DeltaConvFusion, size: int, repeats: int) -> StepTime:
     step = _denoising_step(pipe, size)
     with fusion.record_features() as features:
         step()
     times: dict[str, list[float]] = {TEACHER.key: [], STUDENT.key: []}
     for repeat in range(WARM_UP + repeats):
-        for variant in (TEACHER, STUDENT):
-            with variant.running(fusion):
-                started = time.perf_counter()
-                step()
-                elapsed = time.perf_counter() - started
-            if repeat >= WARM_UP:
-                times[variant.key].append(1000 * elapsed)
+        seconds = _time_both(step, fusion)
+        if repeat >= WARM_UP:
+            for key, elapsed in seconds.items():
+                times[key].append(1000 * elapsed)
     return StepTime(
         size=size,
         tokens=max(hidden.shape[1] for hidden in features.values()),
         teacher_ms=statistics.median(times[TEACHER.key]),
         student_ms=statistics.median(times[STUDENT.key]),
     )
+
+
+def _time_both(step: Callable[[], object], fusion: DeltaConvFusion) -> dict[str, float]:
+    """Variant key -> seconds of one step."""
+    seconds = {}
+    for variant in (TEACHER, STUDENT):
+        with variant.running(fusion):
+            started = time.perf_counter()
+            step()
+            seconds[variant.key] = time.perf_counter() - started
+    return seconds
 
 
 def _denoising_step(pipe: DiffusionPipeline, size: int) -> Callable[[], torch.Tensor]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,11 +12,11 @@ import pytest
 import torch
 from deltaconv_distill import DeltaConvFusion
 from deltaconv_distill.analysis import Generation, Profile
-from deltaconv_distill.cli.demo import summarise
-from deltaconv_distill.demo import DemoSettings, run, run_demo
+from deltaconv_distill.demo import DemoSettings, report, run, run_demo, summarise
 from deltaconv_distill.demo.evaluate import spread
 from deltaconv_distill.demo.experiment import Outcome, experiment
 from deltaconv_distill.demo.settings import TRAINING
+from deltaconv_distill.demo.stages import COMPARE, DISTIL, MEASURE, STAGES
 from deltaconv_distill.demo.variants import VARIANTS
 from distilling import CAPTIONS, RandomImages
 from PIL import Image
@@ -100,6 +101,24 @@ def test_figures_are_whole_and_plausible(figures):
     assert figures["settings"]["distance_samples"] == 4
 
 
+def test_every_part_is_timed_and_what_follows_the_training_is_expected(figures):
+    stages = figures["stages"]
+    assert tuple(stage["title"] for stage in stages) == STAGES
+    known = STAGES.index(MEASURE) + 1
+    assert all(stage["expected_seconds"] is None for stage in stages[:known])
+    assert all(stage["expected_seconds"] > 0 for stage in stages[known:])
+    assert all(stage["seconds"] > 0 and stage["processor_seconds"] > 0 for stage in stages)
+    assert sum(stage["seconds"] for stage in stages) <= figures["seconds"]
+
+
+def test_training_gets_the_minutes_that_the_other_parts_leave(figures):
+    gone = sum(stage["seconds"] for stage in figures["stages"][: STAGES.index(DISTIL)])
+    to_come = sum(stage["expected_seconds"] for stage in figures["stages"][STAGES.index(DISTIL) :])
+    limit = figures["training"]["config"]["max_train_seconds"]
+    assert limit == figures["stages"][STAGES.index(DISTIL)]["expected_seconds"] >= 30 * SETTINGS.minutes
+    assert limit == 30 * SETTINGS.minutes or gone + to_come == pytest.approx(60 * SETTINGS.minutes, abs=3)
+
+
 def test_the_profile_is_of_the_layers_that_were_replaced(folder, figures):
     profile = Profile.load(folder / "profile.json")
     assert list(profile.layers) == [layer["name"] for layer in figures["conversion"]["layers"]]
@@ -130,11 +149,27 @@ def test_the_report_tells_the_figures(folder, figures):
 def test_the_summary_for_a_terminal(figures):
     text = summarise(figures)
     assert all(f"\n{variant.key} " in text for variant in VARIANTS)
+    assert "noise error" in text
+    assert "FD-EffNet" in text
     assert "32x32 pixels" in text
 
 
+@pytest.mark.parametrize("is_loaded", [True, False])
+def test_a_busy_machine_is_told(figures, folder, is_loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "report_fragment", lambda profile: "")
+    load = {"cores": 0.7, "threads": 2, "steps": 201, "expected_steps": 684, "is_loaded": is_loaded}
+    told = {**figures, "training": {**figures["training"], "load": load}}
+    for picture in folder.glob("*.png"):
+        shutil.copy(picture, tmp_path)
+    page = report.write_report(told, Profile.load(folder / "profile.json"), tmp_path).read_text()
+    assert ("A busy machine." in page) == is_loaded
+    assert "0.7 of 2 cores" in page
+    assert ("This machine was busy" in summarise(told)) == is_loaded
+
+
 def test_a_teacher_with_joint_attention_and_flow_matching_goes_the_same_road(tmp_path):
-    figures = run_demo(tmp_path / "report", SETTINGS, stable_diffusion_3(), PicturedImages())
+    settings = replace(SETTINGS, distance_samples=0)
+    figures = run_demo(tmp_path / "report", settings, stable_diffusion_3(), PicturedImages())
     assert figures["predicted"] == "velocity"
     assert [layer["name"] for layer in figures["conversion"]["layers"]] == [
         "transformer_blocks.0.attn",
@@ -145,6 +180,11 @@ def test_a_teacher_with_joint_attention_and_flow_matching_goes_the_same_road(tmp
     assert [time["tokens"] for time in figures["timing"]] == [(size // 4) ** 2 for size in (16, 32)]
     page = (tmp_path / "report" / "report.html").read_text()
     assert "error in predicting velocity" in page
+    assert "velocity error" in summarise(figures)
+    assert tuple(stage["title"] for stage in figures["stages"]) == tuple(t for t in STAGES if t != COMPARE)
+    assert "Distances between pictures were skipped" in page
+    for text in (page, summarise(figures)):
+        assert "FD-EffNet" not in text
     weights = DeltaConvFusion.from_pretrained(tmp_path / "report" / "fusion").state_dict()
     shares = [value for name, value in weights.items() if name.endswith("text_share.weight")]
     assert len(shares) == 2
