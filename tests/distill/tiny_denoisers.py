@@ -18,8 +18,10 @@ from diffusers import (
     I2VGenXLUNet,
     Kandinsky3UNet,
     LatteTransformer3DModel,
+    LuminaNextDiT2DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
+    StableCascadeUNet,
     Transformer2DModel,
     UNet2DConditionModel,
     UNet2DModel,
@@ -202,6 +204,63 @@ def tiny_kandinsky3() -> Kandinsky3UNet:
     )
 
 
+def tiny_kandinsky22() -> UNet2DConditionModel:
+    """Its text is an image's embedding, in 32 tokens, of which attentions take keys and values."""
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=8,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        attention_head_dim=8,
+        cross_attention_dim=12,
+        encoder_hid_dim=16,
+        encoder_hid_dim_type="image_proj",
+        addition_embed_type="image",
+        resnet_time_scale_shift="scale_shift",
+        norm_num_groups=4,
+    )
+
+
+def tiny_stable_cascade() -> StableCascadeUNet:
+    """Without the dropout of its configuration, which would act in training."""
+    return StableCascadeUNet(
+        in_channels=4,
+        out_channels=4,
+        timestep_ratio_embedding_dim=8,
+        conditioning_dim=12,
+        block_out_channels=(8, 16),
+        num_attention_heads=(2, 2),
+        down_num_layers_per_block=(1, 1),
+        up_num_layers_per_block=(1, 1),
+        clip_text_in_channels=32,
+        clip_text_pooled_in_channels=32,
+        clip_image_in_channels=32,
+        clip_seq=1,
+        dropout=0.0,
+    )
+
+
+def tiny_lumina_next() -> LuminaNextDiT2DModel:
+    """Two heads of queries share one of keys and values."""
+    denoiser = LuminaNextDiT2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        hidden_size=16,
+        num_layers=2,
+        num_attention_heads=2,
+        num_kv_heads=1,
+        multiple_of=8,
+        cross_attention_dim=32,
+    )
+    torch.nn.init.zeros_(denoiser.pad_token)  # which nothing uses, and nothing has set
+    return denoiser
+
+
 def tiny_sd3() -> SD3Transformer2DModel:
     """As 3.5-medium: normalised queries and keys, a first block with two attentions, a last one whose text ends."""
     return SD3Transformer2DModel(
@@ -322,6 +381,9 @@ TINY = {
     "dit": Tiny(tiny_dit, 2, SQUARE, "ff.net.2"),
     "older-dit": Tiny(tiny_older_dit, 2, SQUARE, "ff.net.2"),
     "hunyuan-dit": Tiny(tiny_hunyuan_dit, 4, ANY, "attn2.to_v"),
+    "lumina-next": Tiny(tiny_lumina_next, 2, ANY, "attn2.to_v"),
+    "kandinsky2.2": Tiny(tiny_kandinsky22, 4, ANY, "attentions.0.to_q"),
+    "cascade": Tiny(tiny_stable_cascade, 4, ANY, "attention.to_q"),
     "kandinsky3": Tiny(tiny_kandinsky3, 5, FOURTHS, "attention.to_v"),
     "ddpm": Tiny(tiny_ddpm_unet, 4, ANY, "time_emb_proj"),
     "sd3": Tiny(tiny_sd3, 3, ANY, "attn.to_q"),

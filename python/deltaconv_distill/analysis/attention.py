@@ -32,24 +32,14 @@ def project(
     kind: type[StandIn] = StandIn,
     arguments: Mapping[str, Any] | None = None,
 ) -> Projected:
-    """Queries, keys and values of a self-attention, as diffusers' AttnProcessor2_0 makes them, then in float32.
+    """Queries, keys and values of a self-attention, made as it makes them, then in float32.
 
     Args:
         hidden_states: [B, N, C], the attention's input.
-        kind: of the attention, which knows its positions.
+        kind: of the attention, which knows how.
         arguments: the other ones, by name.
     """
-
-    def heads(tokens: Tensor) -> Tensor:
-        return tokens.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
-
-    query, key = heads(attention.to_q(hidden_states)), heads(attention.to_k(hidden_states))
-    if attention.norm_q is not None:
-        query = attention.norm_q(query)
-    if attention.norm_k is not None:
-        key = attention.norm_k(key)
-    query, key = kind.turned(query, key, arguments or {})
-    value = heads(attention.to_v(hidden_states))
+    query, key, value = kind.compared(attention, hidden_states, arguments or {})
     return Projected(query.float(), key.float(), value.float(), query.shape[-1] ** -0.5)
 
 
@@ -79,13 +69,6 @@ def _scores(image: Stream, keys: Stream, queries: Tensor, mask: Tensor | None) -
         return scores
     mask = mask[:, None, None, :]
     return scores + mask.float() if mask.is_floating_point() else scores.masked_fill(~mask, -torch.inf)
-
-
-def project_out(attention: Attention, gathered: Tensor, dtype: torch.dtype) -> Tensor:
-    """From [B, heads, M, head width] to the attention's output, [B, M, C] in `dtype`, before the residual add."""
-    tokens = attention.to_out[0](gathered.transpose(1, 2).flatten(2).to(dtype))
-    scale = 1.0 if attention.residual_connection else attention.rescale_output_factor  # of the sum of both
-    return attention.to_out[1](tokens) / scale
 
 
 def probabilities(projected: Projected, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

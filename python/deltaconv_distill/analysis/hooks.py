@@ -13,8 +13,10 @@ from diffusers import (
     AuraFlowTransformer2DModel,
     ChromaTransformer2DModel,
     FluxTransformer2DModel,
+    LuminaNextDiT2DModel,
     ModelMixin,
     QwenImageTransformer2DModel,
+    StableCascadeUNet,
 )
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
@@ -25,7 +27,7 @@ from ..conversion.grids import InputGrid
 from ..conversion.kinds.joint_attention import JointStandIn, Stream
 from ..conversion.routing import StandIn
 from ..conversion.sites import Site, sites_to_convert
-from .attention import Projected, gathered_from_text, project, project_out, projected_of, text_shares
+from .attention import Projected, gathered_from_text, project, projected_of, text_shares
 from .geometry import Grid
 
 
@@ -62,9 +64,8 @@ class Call:
 
     def project_out(self, gathered: Tensor, dtype: torch.dtype) -> Tensor:
         """[B, heads, M, head width] to the layer's output, [B, M, C] in `dtype`, before the residual add."""
-        if self.joint is None:
-            return project_out(self.attention, gathered, dtype)
-        return self.joint.kind.project_out(self.attention, gathered.transpose(1, 2).flatten(2).to(dtype))
+        attention: Any = self.attention
+        return self.kind.project_out(attention, gathered.transpose(1, 2).flatten(2).to(dtype))
 
 
 @dataclass(frozen=True)
@@ -137,13 +138,20 @@ FROM_ZERO_TO_ONE = (  # whose timesteps are fractions of 1000
     ChromaTransformer2DModel,
     FluxTransformer2DModel,
     QwenImageTransformer2DModel,
+    StableCascadeUNet,
 )
+
+FROM_NOISE_TO_IMAGE = (LuminaNextDiT2DModel,)  # whose timesteps are 0 for noise and 1 for the image
 
 
 def timestep_of(arguments: dict[str, Any]) -> int:
     """The timestep of a forward of a denoiser, a number or a tensor of equal ones, as the nearest whole number."""
-    scale = 1000 if isinstance(arguments.get("self"), FROM_ZERO_TO_ONE) else 1
-    return round(scale * float(torch.as_tensor(arguments["timestep"]).reshape(-1)[0]))
+    denoiser = arguments.get("self")
+    given = arguments["timestep_ratio" if isinstance(denoiser, StableCascadeUNet) else "timestep"]
+    timestep = float(torch.as_tensor(given).reshape(-1)[0])
+    if isinstance(denoiser, FROM_NOISE_TO_IMAGE):
+        timestep = 1 - timestep
+    return round(1000 * timestep if isinstance(denoiser, (*FROM_ZERO_TO_ONE, *FROM_NOISE_TO_IMAGE)) else timestep)
 
 
 class _GridTap:
@@ -167,8 +175,7 @@ class _AttentionHook:
 
     def __call__(self, attention: Attention, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         kind = self.site.stand_in
-        takes_masks = issubclass(kind, JointStandIn) and kind.takes_masks
-        if kwargs.get("attention_mask") is not None and not takes_masks:
+        if kwargs.get("attention_mask") is not None and not kind.takes_masks:
             raise ValueError(f"{self.site.name}: expected a self-attention without attention_mask, got one")
         if issubclass(kind, JointStandIn):
             return self._joint(kind, attention, kind.arguments(args, kwargs), output)
@@ -189,7 +196,7 @@ class _AttentionHook:
         with torch.inference_mode(False), torch.no_grad():
             image = kind.image_tokens(attention, call, tokens).clone()
             joint = JointCall(kind, attention, call, tokens)
-            given = kind.image_output(output, tokens)
+            given = kind.image_output(call, output, tokens)
             seen = Call(self.site.name, attention, self.tap.grid, image, given, kind, call, joint)
             replaced = self.watch(seen)
-            return None if replaced is None else kind.with_image_output(output, replaced)
+            return None if replaced is None else kind.with_image_output(call, output, replaced)

@@ -200,7 +200,8 @@ def _from_folder(folder: Path) -> tuple[ModelMixin, int]:
         if kind is not None:
             with torch.device("meta"):
                 denoiser = kind.from_config(kind.load_config(config.parent))
-            levels = AutoencoderKL.load_config(folder / "vae")["block_out_channels"]
+            autoencoder = folder / ("movq" if (folder / "movq").is_dir() else "vae")  # of Kandinsky's pipelines, others
+            levels = AutoencoderKL.load_config(autoencoder)["block_out_channels"]
             return denoiser, 2 ** (len(levels) - 1)
     raise UserError(f"--model: expected a denoiser that can be converted in {folder}/unet or transformer; see {WHERE}")
 

@@ -19,10 +19,12 @@ from diffusers import (
     I2VGenXLUNet,
     Kandinsky3UNet,
     LatteTransformer3DModel,
+    LuminaNextDiT2DModel,
     ModelMixin,
     PixArtTransformer2DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
+    StableCascadeUNet,
     Transformer2DModel,
     UNet2DConditionModel,
     UNet2DModel,
@@ -47,19 +49,26 @@ _BLOCKS = "of its transformer blocks"
 _BOTH = "of its transformer blocks; of its `AttnDownBlock2D` and the like"
 _SPATIAL = "of its spatial transformer blocks, each frame by itself"
 _TEXT = "cross-attention to the text"
+_ADDED = "from image to image where the text adds keys and values"
 _JOINT = "from image to image in joint attention"
 _TO_TEXT = "from text to everything, from image to text"
 _TIME = "cross-attention to the text; attention along time"
 
 FAMILIES: dict[type[ModelMixin], Family] = {
-    UNet2DConditionModel: Family("Stable Diffusion 1 and 2, SDXL", _BOTH, _TEXT),
+    UNet2DConditionModel: Family(
+        "Stable Diffusion 1 and 2, SDXL, Kandinsky 2.2, DeepFloyd IF",
+        f"{_BOTH}; {_ADDED}",
+        "cross-attention to the text, from image to the text",
+    ),
     ControlNetModel: Family("ControlNets of these", _BLOCKS, _TEXT),
     PixArtTransformer2DModel: Family("PixArt-α, PixArt-Σ", _BLOCKS, _TEXT),
     DiTTransformer2DModel: Family("DiT, class-conditional", _BLOCKS, "nothing"),
     Transformer2DModel: Family("DiT in diffusers' older class", _BLOCKS, "cross-attention, where there is one"),
     HunyuanDiT2DModel: Family("HunyuanDiT", _BLOCKS, _TEXT),
     UNet2DModel: Family("DDPM and other UNets without text", "of its `AttnDownBlock2D` and the like", "nothing"),
+    LuminaNextDiT2DModel: Family("Lumina-Next", _BLOCKS, _TEXT),
     Kandinsky3UNet: Family("Kandinsky 3", "of its attention blocks that are given no text", _TEXT),
+    StableCascadeUNet: Family("Stable Cascade", _ADDED, "from image to the text"),
     SD3Transformer2DModel: Family("Stable Diffusion 3, 3.5", f"{_JOINT}; `attn2` of dual blocks", _TO_TEXT),
     FluxTransformer2DModel: Family("FLUX.1", f"{_JOINT}, in double and single blocks", _TO_TEXT),
     QwenImageTransformer2DModel: Family("Qwen-Image", _JOINT, _TO_TEXT),
@@ -144,14 +153,12 @@ REFUSED: dict[str, tuple[str, ...]] = {
         "OvisImageTransformer2DModel",
         "PRXTransformer2DModel",
         "QwenImage21Transformer2DModel",
-        "StableCascadeUNet",
         "UniDiffuserModel",
         "ZImageTransformer2DModel",
     ),
     "its blocks get no argument, at least under checkpointing, in which a grid could reach the attention": (
         "LongCatImageTransformer2DModel",
     ),
-    "several of its queries' heads share one of the keys, which no adapter covers yet": ("LuminaNextDiT2DModel",),
     "it is one of several control networks around a denoiser: convert the denoiser itself": (
         "ControlNetUnionModel",
         "ControlNetXSAdapter",

@@ -48,13 +48,17 @@ def layer_flops(
     inter: int,
     kernel_size: int,
     factors: Sequence[int],
+    kv_dim: int | None = None,
+    has_outputs: bool = True,
 ) -> Flops:
     """All of the above for a layer of `dim` channels on a grid of height x width tokens.
 
-    `inner_dim` is heads times head width; `inter` the width inside the ΔConvBlock.
+    `inner_dim` is heads times head width, `kv_dim` the same of keys and of values, where heads of queries share them;
+    `inter` the width inside the ΔConvBlock; without `has_outputs` the attention has no output projection of its own.
     """
     tokens = height * width
-    projections = 4 * (2 * tokens * dim * inner_dim)
+    projected = inner_dim + 2 * (kv_dim or inner_dim) + has_outputs * inner_dim
+    projections = 2 * tokens * dim * projected
     core = 2 * (2 * tokens * tokens * inner_dim)
     # keys times values and queries times that, both [tokens, head width] by head; and the queries' normaliser
     linear_core = 2 * (2 * tokens * inner_dim * (inner_dim // heads)) + 2 * tokens * inner_dim
@@ -79,11 +83,14 @@ class TextStream:
     """The text in a joint attention: its tokens, and how they are projected.
 
     single: by the layers of the image tokens, without an output projection; last: what text tokens gather is not used.
+    queries: whether the text has queries, or keys and values alone; width: its channels, where not the image's.
     """
 
     tokens: int
     single: bool
     last: bool
+    queries: bool = True
+    width: int | None = None
 
 
 def joint_flops(plain: Flops, image_tokens: int, text: TextStream, dim: int, inner_dim: int, heads: int) -> Flops:
@@ -92,19 +99,22 @@ def joint_flops(plain: Flops, image_tokens: int, text: TextStream, dim: int, inn
     `block` is all that is left of the attention with the block in it: projections, text queries on everything, image
     queries on the text, and the block.
     """
-    projection = 2 * dim * inner_dim  # for a token
+    projection = 2 * dim * inner_dim  # for an image token
+    text_projection = projection if text.width is None else 2 * text.width * inner_dim
     both = image_tokens + text.tokens
-    projections = 3 * both * projection
+    asking = both if text.queries else image_tokens
+    gathering = image_tokens if text.last else asking
+    projections = 3 * image_tokens * projection + (2 + text.queries) * text.tokens * text_projection
     if not text.single:
-        projections += (image_tokens if text.last else both) * projection
-    core = 2 * (2 * both * both * inner_dim)
-    linear_core = 2 * (2 * both * inner_dim * (inner_dim // heads)) + 2 * both * inner_dim
-    non_linear = 2 * 2 * (2 * both * dim * dim)
+        projections += gathering * projection
+    core = 2 * (2 * asking * both * inner_dim)
+    linear_core = 2 * (asking + both) * inner_dim * (inner_dim // heads) + 2 * asking * inner_dim
+    non_linear = 2 * (2 * (asking + both) * dim * dim)
     left = projections + 2 * (2 * image_tokens * text.tokens * inner_dim)
-    if text.last:
-        left -= (2 * image_tokens + text.tokens) * projection  # the image's keys and values, the text's queries
-    else:
+    if gathering > image_tokens:
         left += 2 * (2 * text.tokens * both * inner_dim)
+    else:  # without the image's keys and values, and the text's queries
+        left -= 2 * image_tokens * projection + text.queries * text.tokens * text_projection
     return Flops(
         attention=projections + core,
         attention_core=core,

@@ -17,7 +17,7 @@ NOTED = "noted for the call"  # in a carrier's place, where no argument of the m
 
 @dataclass(frozen=True)
 class InputGrid:
-    """The grid is that of the module's first argument, [..., H, W], in patches.
+    """The grid is that of the module's first argument, hidden_states or sample, [..., H, W], in patches.
 
     patch_size: elements of that argument along each side of a token.
     carrier: the argument of the module that reaches the attentions inside as keywords of their own, a dict; NOTED where
@@ -33,7 +33,8 @@ class InputGrid:
         Raises:
             ValueError: height or width is no multiple of the patch size.
         """
-        height, width = (args[0] if args else kwargs["hidden_states"]).shape[-2:]
+        given = args[0] if args else kwargs["hidden_states" if "hidden_states" in kwargs else "sample"]
+        height, width = given.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
             raise ValueError(
                 f"hidden_states: expected latents of a height and width that are multiples of {self.patch_size}, the "

@@ -103,7 +103,10 @@ class RouteHook:
         self.position = parameters.index(str(source.carrier)) - 1 if carried else None
 
     def __call__(self, owner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-        route = Route(*self.source.grid(owner, args, kwargs, self.control.now.size), self.control.now.mode)
+        now = self.control.now
+        # an attention that sees its own grid, run again by checkpointing, does what it did when the note was written
+        mode = now.note.route.mode if self.source.carrier is None and now.note is not None else now.mode
+        route = Route(*self.source.grid(owner, args, kwargs, now.size), mode)
         if route.mode == STUDENT and min(route.height, route.width) < self.smallest_grid:
             raise ValueError(
                 f"hidden_states: {route.height} x {route.width} tokens are too few for ΔConvBlocks that reduce them by "

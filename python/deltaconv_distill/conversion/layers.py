@@ -15,7 +15,7 @@ from .text_share import TEXT_SHARE, TextShare
 
 Layers = dict[str, dict[str, Any]]
 
-TAKEN = ("blocks",)  # DeltaConvFusion.blocks; HunyuanDiT's layers begin so
+TAKEN = ("blocks", "layers")  # attributes of DeltaConvFusion; the layers of HunyuanDiT and Lumina-Next begin so
 
 
 def plan_layers(sites: Mapping[str, Site], sizes: Mapping[str, int], **shared: Any) -> Layers:

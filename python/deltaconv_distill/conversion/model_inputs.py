@@ -16,17 +16,19 @@ from diffusers import (
     I2VGenXLUNet,
     Kandinsky3UNet,
     LatteTransformer3DModel,
+    LuminaNextDiT2DModel,
     ModelMixin,
     PixArtTransformer2DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
+    StableCascadeUNet,
     Transformer2DModel,
     UNet2DModel,
     UNet3DConditionModel,
     UNetMotionModel,
     UNetSpatioTemporalConditionModel,
 )
-from diffusers.models.embeddings import get_2d_rotary_pos_embed
+from diffusers.models.embeddings import get_2d_rotary_pos_embed, get_2d_rotary_pos_embed_lumina
 from torch import Tensor
 
 TEXT_TOKENS = 77
@@ -44,8 +46,19 @@ OF_FRAMES = (UNetMotionModel, UNet3DConditionModel, LatteTransformer3DModel)  # 
 
 
 def text_tokens_of(denoiser: ModelMixin) -> int:
-    """Text tokens of a prompt in the pipelines of such a denoiser."""
+    """Text tokens of a prompt in the pipelines of such a denoiser, as its attentions see them."""
+    config: Any = denoiser.config
+    if config.get("encoder_hid_dim_type") == "image_proj":  # Kandinsky 2.2 is told an image, in so many tokens
+        return denoiser.get_submodule("encoder_hid_proj").num_image_text_embeds
+    if isinstance(denoiser, StableCascadeUNet):
+        return (TEXT_TOKENS if config.clip_text_in_channels else 0) + _pooled_tokens(denoiser)
     return JOINT_TEXT_TOKENS.get(type(denoiser).__name__, TEXT_TOKENS)
+
+
+def _pooled_tokens(denoiser: StableCascadeUNet) -> int:
+    """Of Stable Cascade's text taken as a whole, and, where it has text tokens beside it, of an image."""
+    config: Any = denoiser.config
+    return config.clip_seq * (2 if config.clip_text_in_channels else 1)
 
 
 def random_inputs(
@@ -63,6 +76,20 @@ def random_inputs(
 
     inputs: dict[str, Any] = {"timestep": torch.full((batch,), 500, device=denoiser.device)}
     latents = noise(batch, config.in_channels, height, width)
+    if isinstance(denoiser, StableCascadeUNet):
+        return _of_stable_cascade(denoiser, latents, text_tokens)
+    if isinstance(denoiser, LuminaNextDiT2DModel):
+        rows, columns = height // config.patch_size, width // config.patch_size
+        return {
+            "hidden_states": latents,
+            "timestep": torch.full((batch,), 0.5, **options),
+            "encoder_hidden_states": noise(batch, text_tokens, config.cross_attention_dim),
+            "encoder_mask": torch.ones(batch, text_tokens, device=denoiser.device),
+            "image_rotary_emb": get_2d_rotary_pos_embed_lumina(
+                config.hidden_size // config.num_attention_heads, rows, columns
+            ),
+            "cross_attention_kwargs": {},
+        }
     if isinstance(denoiser, HunyuanDiT2DModel):
         return _of_hunyuan_dit(denoiser, latents)
     if isinstance(denoiser, AuraFlowTransformer2DModel):
@@ -127,6 +154,8 @@ def random_inputs(
             "added_time_ids": torch.zeros(batch, 3, **options),
         }
     text_width = config.get("caption_channels") or config.cross_attention_dim
+    if config.get("encoder_hid_dim_type") == "text_proj":  # DeepFloyd IF
+        text_width = config.encoder_hid_dim
     texts = batch * frames if isinstance(denoiser, UNetMotionModel) else batch  # AnimateDiff's are by frame
     inputs["encoder_hidden_states"] = noise(texts, text_tokens, text_width)
     if isinstance(denoiser, PixArtTransformer2DModel):
@@ -138,6 +167,9 @@ def random_inputs(
     if isinstance(denoiser, ControlNetModel):
         scale = 2 ** (len(config.conditioning_embedding_out_channels) - 1)  # of the picture, in pixels of the latents
         inputs["controlnet_cond"] = noise(batch, config.conditioning_channels, scale * height, scale * width)
+    if config.get("encoder_hid_dim_type") == "image_proj":
+        inputs["encoder_hidden_states"] = None
+        inputs["added_cond_kwargs"] = {"image_embeds": noise(batch, config.encoder_hid_dim)}
     if config.addition_embed_type == "text_time":
         sizes = 6 * config.addition_time_embed_dim
         pooled = noise(batch, config.projection_class_embeddings_input_dim - sizes)
@@ -166,4 +198,21 @@ def _of_hunyuan_dit(denoiser: HunyuanDiT2DModel, latents: Tensor) -> dict[str, A
     if config.use_style_cond_and_image_meta_size:
         inputs["image_meta_size"] = torch.zeros(batch, 6, **options)
         inputs["style"] = torch.zeros(batch, dtype=torch.long, device=latents.device)
+    return inputs
+
+
+def _of_stable_cascade(denoiser: StableCascadeUNet, latents: Tensor, text_tokens: int) -> dict[str, Any]:
+    config, batch = denoiser.config, latents.shape[0]
+    options: dict[str, Any] = {"device": latents.device, "dtype": latents.dtype}
+    inputs = {
+        "sample": latents,
+        "timestep_ratio": torch.zeros(batch, **options),  # whose embedding 16 bits do not round
+        "clip_text_pooled": torch.randn(batch, 1, config.clip_text_pooled_in_channels, **options),
+    }
+    if config.clip_text_in_channels:
+        words = text_tokens - _pooled_tokens(denoiser)
+        inputs["clip_text"] = torch.randn(batch, words, config.clip_text_in_channels, **options)
+        inputs["clip_img"] = torch.randn(batch, 1, config.clip_image_in_channels, **options)
+    if config.effnet_in_channels:
+        inputs["effnet"] = torch.randn(batch, config.effnet_in_channels, 4, 4, **options)
     return inputs

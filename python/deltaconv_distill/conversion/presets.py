@@ -18,10 +18,12 @@ from diffusers import (
     FluxTransformer2DModel,
     HunyuanDiT2DModel,
     Kandinsky3UNet,
+    LuminaNextDiT2DModel,
     ModelMixin,
     PixArtTransformer2DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
+    StableCascadeUNet,
     UNet2DConditionModel,
     UNetMotionModel,
 )
@@ -123,6 +125,24 @@ PRESETS = (
         config={"cross_attention_dim_t5": 2048, "num_layers": 40},
         kernel_sizes={"blocks": 13},
         made_for=(HunyuanDiT2DModel,),
+    ),
+    Preset(  # Kandinsky 2.2: PixArt's size
+        "Kandinsky 2.2",
+        config={"block_out_channels": (384, 768, 1152, 1536), "encoder_hid_dim_type": "image_proj"},
+        kernel_sizes={"down_blocks": 13, "mid_block": 13, "up_blocks": 13},
+        made_for=(UNet2DConditionModel,),
+    ),
+    Preset(  # Stable Cascade, its prior in both sizes and its decoder in both: PixArt's size
+        "Stable Cascade",
+        config={"clip_text_pooled_in_channels": 1280, "clip_seq": 4},
+        kernel_sizes={"down_blocks": 13, "up_blocks": 13},
+        made_for=(StableCascadeUNet,),
+    ),
+    Preset(  # Lumina-Next: PixArt's size
+        "Lumina-Next",
+        config={"hidden_size": 2304, "cross_attention_dim": 2048},
+        kernel_sizes={"layers": 13},
+        made_for=(LuminaNextDiT2DModel,),
     ),
     Preset(  # Kandinsky 3: PixArt's size
         "Kandinsky 3",

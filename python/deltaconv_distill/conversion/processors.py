@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 # These compute plain attention, each in its own way. IP-Adapters put them on self-attentions too.
 PLAIN = (
+    processors.AttnAddedKVProcessor,
+    processors.AttnAddedKVProcessor2_0,
     processors.AttnProcessor,
     processors.AttnProcessor2_0,
     processors.AttnProcessorNPU,
@@ -35,11 +37,14 @@ PLAIN = (
     processors.HunyuanAttnProcessor2_0,
     processors.FusedJointAttnProcessor2_0,
     processors.JointAttnProcessor2_0,
+    processors.LuminaAttnProcessor2_0,
     CogView4AttnProcessor,
     FluxAttnProcessor,
     QwenDoubleStreamAttnProcessor2_0,
     processors.FusedAttnProcessor2_0,
+    processors.SlicedAttnAddedKVProcessor,
     processors.SlicedAttnProcessor,
+    processors.XFormersAttnAddedKVProcessor,
     processors.XFormersAttnProcessor,
     processors.XLAFlashAttnProcessor2_0,
 )

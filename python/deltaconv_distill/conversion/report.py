@@ -40,6 +40,8 @@ class LayerReport:
     stride: int
     attention_parameters: int
     block_parameters: int
+    kv_dim: int  # channels of keys, and of values
+    has_outputs: bool  # whether the attention has an output projection of its own
     text: TextStream | None = None  # of a joint attention
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
@@ -50,7 +52,7 @@ class LayerReport:
         """For one sample of height x width latent pixels."""
         grid = self.grid(height, width)
         options = (self.dim, self.inner_dim, self.heads)
-        plain = layer_flops(*grid, *options, self.inter, self.kernel_size, self.factors)
+        plain = layer_flops(*grid, *options, self.inter, self.kernel_size, self.factors, self.kv_dim, self.has_outputs)
         return plain if self.text is None else joint_flops(plain, grid[0] * grid[1], self.text, *options)
 
 
@@ -154,6 +156,8 @@ def _report_layer(site: Site, block: DeltaConvBlock, text_tokens: int) -> LayerR
         attention_parameters=_idle_parameters(site.attention),
         text=site.text_stream(text_tokens),
         block_parameters=blocks,
+        kv_dim=site.kv_dim,
+        has_outputs=site.has_outputs,
     )
 
 

@@ -54,6 +54,7 @@ class StandIn(nn.Module):
     """
 
     stands_for: ClassVar[type[nn.Module]]
+    takes_masks: ClassVar[bool] = False  # whether the student heeds an `attention_mask`, or knows that it hides nothing
     deltaconv: DeltaConvBlock
     processor: Any
 
@@ -102,6 +103,25 @@ class StandIn(nn.Module):
         arguments: its keywords."""
         return query, key
 
+    @classmethod
+    def compared(cls, attention: Any, tokens: Tensor, arguments: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, [B, heads, L, head width], of an attention of this kind, as AttnProcessor2_0 makes
+        them of its input, [B, L, C]. arguments: its keywords."""
+        query, key, value = (
+            projection(tokens).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+            for projection in (attention.to_q, attention.to_k, attention.to_v)
+        )
+        query = query if attention.norm_q is None else attention.norm_q(query)
+        key = key if attention.norm_k is None else attention.norm_k(key)
+        return *cls.turned(query, key, arguments), value
+
+    def project_out(self, gathered: Tensor) -> Tensor:
+        """[B, L, C] of what heads gathered, [B, L, heads * head width]. The analysis calls it for the attention as it
+        was, too."""
+        own: Any = self
+        scale = 1.0 if own.residual_connection else own.rescale_output_factor  # of the sum of both
+        return own.to_out[1](own.to_out[0](gathered)) / scale
+
     @staticmethod
     def outer_output(attention: Any, hidden_states: Tensor, inner_output: Tensor) -> Tensor:
         """The inverse of `inner_output`: what the attention returns if its last projection gives `inner_output`."""
@@ -145,9 +165,9 @@ class DeltaConvAttention(StandIn, Attention):
             return super().forward(
                 hidden_states, encoder_hidden_states, attention_mask=attention_mask, **cross_attention_kwargs
             )
-        if route.mode == STUDENT and attention_mask is not None:
+        if route.mode == STUDENT and attention_mask is not None and not self.takes_masks:
             raise ValueError("attention_mask: a ΔConvBlock has no keys to mask, expected None")
-        return self.delta(hidden_states, route)
+        return self.outer_output(self, hidden_states, self.delta(hidden_states, route))
 
 
 def insert_block(attention: nn.Module, block: DeltaConvBlock, stand_in: type[StandIn]) -> None:

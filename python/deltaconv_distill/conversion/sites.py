@@ -17,13 +17,14 @@ from .kinds.site import Site, Sites
 __all__ = ["DENOISERS", "Site", "Sites", "denoiser_as_called", "denoiser_of", "find_sites", "sites_to_convert"]
 
 DENOISERS = tuple(FAMILIES)
+PARTS = ("unet", "transformer", "prior", "decoder")  # of pipelines; the last two of Stable Cascade's
 # parts whose tokens are frames
 ALONG_TIME = (TransformerTemporalModel, AnimateDiffTransformer3D, I2VGenXLTransformerTemporalEncoder)
 BLOCKS_ALONG_TIME = ".temporal_transformer_blocks."  # the same in a part that has spatial ones beside them
 
 
 def denoiser_of(pipe_or_denoiser: DiffusionPipeline | ModelMixin) -> ModelMixin:
-    """The model that predicts the noise: a pipeline's unet or transformer, or the model itself; not its compiled form.
+    """The model that predicts the noise: of a pipeline one of PARTS, or the model itself; not its compiled form.
 
     Raises:
         TypeError: it is none of the supported models. A pipeline's ControlNet has to be given by itself.
@@ -36,18 +37,18 @@ def denoiser_of(pipe_or_denoiser: DiffusionPipeline | ModelMixin) -> ModelMixin:
     if not isinstance(model, DENOISERS):
         supported = ", ".join(kind.__name__ for kind in DENOISERS)
         raise TypeError(
-            f"pipe_or_denoiser: expected one of {supported}, or a pipeline with one as its unet or transformer, "
+            f"pipe_or_denoiser: expected one of {supported}, or a pipeline with one as its {' or '.join(PARTS)}, "
             f"got {type(pipe_or_denoiser).__name__} with {type(model).__name__}; see {WHERE}"
         )
     return model
 
 
 def denoiser_as_called(pipe_or_denoiser: DiffusionPipeline | ModelMixin) -> Any:
-    """What a pipeline has as its unet or transformer, in its compiled form where it has that one."""
+    """The first of PARTS that a pipeline has, in its compiled form where it has that one."""
     if not isinstance(pipe_or_denoiser, DiffusionPipeline):
         return pipe_or_denoiser
-    unet = getattr(pipe_or_denoiser, "unet", None)  # a compiled one has no truth value
-    return getattr(pipe_or_denoiser, "transformer", None) if unet is None else unet
+    parts = (getattr(pipe_or_denoiser, part, None) for part in PARTS)
+    return next((part for part in parts if part is not None), None)  # a compiled one has no truth value
 
 
 def find_sites(denoiser: ModelMixin) -> Sites:
@@ -71,9 +72,9 @@ def _elsewhere(denoiser: ModelMixin, sites: Sites) -> dict[str, str]:
             continue
         if name.startswith(along_time) or BLOCKS_ALONG_TIME in f".{name}":
             reasons[name] = "it attends along time"
-        elif module.added_kv_proj_dim is not None:
+        elif module.added_kv_proj_dim is not None and not module.only_cross_attention:
             reasons[name] = "it attends to the text and the image together"
-        elif not module.is_cross_attention:
+        elif not module.is_cross_attention and not module.only_cross_attention:
             reasons[name] = "it is not part of a BasicTransformerBlock"
     return reasons
 

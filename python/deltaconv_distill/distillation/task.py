@@ -14,6 +14,7 @@ from .denoiser_calls import DIFFUSION, FLOW_MATCHING, token_side
 from .flow_matching import FlowMatching, FlowTimes, TimeDensity
 from .noise_schedule import Diffusion
 
+PLAIN_TEXT = (None, "ip_image_proj")  # encoder_hid_dim_type of Stable Diffusion's UNets, and with IP-Adapters
 DEFAULT_GUIDANCE = 3.5  # what FLUX.1-dev's pipeline tells it, unless asked for another
 
 
@@ -28,7 +29,7 @@ class DenoisingTask:
         guidance_scale: what a guidance-distilled teacher (FLUX.1-dev) is told.
 
     Raises:
-        TypeError: the pipeline has another kind of denoiser.
+        TypeError: the pipeline has another kind of denoiser, or one that projects its text.
         ValueError: the scheduler is of another family than the denoiser, has a prediction type that is neither epsilon
             nor v_prediction, or an argument is for another kind of teacher.
     """
@@ -48,6 +49,12 @@ class DenoisingTask:
             *others, last = (kind.__name__ for kind in calls)
             names = f"{', '.join(others)} or {last}"
             raise TypeError(f"pipe: expected one with a {names} to train blocks for, got a {type(denoiser).__name__}")
+        text = denoiser.config.get("encoder_hid_dim_type")
+        if text not in PLAIN_TEXT:
+            raise TypeError(
+                f"pipe: expected a {kind.__name__} that gets its text as it is to train blocks for, got one with "
+                f"encoder_hid_dim_type={text!r} (Kandinsky, DeepFloyd IF)"
+            )
         self._call = calls[kind]
         owner: Any = pipe
         # its compiled form, if it has one

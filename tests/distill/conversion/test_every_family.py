@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -93,7 +94,7 @@ def gradients(denoiser: torch.nn.Module, fusion: DeltaConvFusion, sizes: tuple) 
 def test_checkpointing_gives_the_same_gradients(name: str) -> None:
     denoiser = make_tiny(name).train()
     if not denoiser._supports_gradient_checkpointing:
-        assert name in ("video", "hunyuan-dit", "i2vgen-xl", "kandinsky3")
+        assert name in ("video", "hunyuan-dit", "i2vgen-xl", "kandinsky3", "lumina-next")
         return
     fusion = convert(denoiser)
     expected = gradients(denoiser, fusion, TINY[name].sizes)
@@ -104,17 +105,19 @@ def test_checkpointing_gives_the_same_gradients(name: str) -> None:
         torch.testing.assert_close(actual[key], gradient, rtol=1e-4, atol=1e-6)
 
 
+def in_bfloat16(inputs: Any) -> Any:
+    if isinstance(inputs, dict):
+        return {key: in_bfloat16(value) for key, value in inputs.items()}
+    return inputs.bfloat16() if isinstance(inputs, torch.Tensor) and inputs.is_floating_point() else inputs
+
+
 @torch.no_grad()
 def test_bfloat16_is_near_float32(name: str) -> None:
     denoiser = make_tiny(name)
     convert(denoiser)
     inputs = tiny_inputs(denoiser, 8, 8)
     exact = denoiser(**inputs, return_dict=False)[0]
-    half = {
-        key: value.bfloat16() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-        for key, value in inputs.items()
-    }
-    rounded = denoiser.bfloat16()(**half, return_dict=False)[0]
+    rounded = denoiser.bfloat16()(**in_bfloat16(inputs), return_dict=False)[0]
     assert rounded.dtype == torch.bfloat16
     assert (rounded.float() - exact).norm() < 0.05 * exact.norm()
 
@@ -167,6 +170,8 @@ def test_adapters_act_on_what_stays(name: str) -> None:
             "hunyuan-dit",
             "i2vgen-xl",
             "kandinsky3",
+            "lumina-next",
+            "cascade",
         )  # diffusers gives these no adapters
         return
     fusion = convert(denoiser)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from deltaconv_distill import DeltaConvFusion
 from deltaconv_distill.analysis import Generation, ablate_windows, analyze, write_report
+from deltaconv_distill.cli.main import main
 from deltaconv_distill.distillation.task import DenoisingTask
 from diffusers import (
     AnimateDiffPipeline,
@@ -21,6 +22,7 @@ from diffusers import (
     DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
+    DDPMWuerstchenScheduler,
     DiffusionPipeline,
     DiTPipeline,
     EulerDiscreteScheduler,
@@ -29,9 +31,12 @@ from diffusers import (
     HunyuanDiTPipeline,
     I2VGenXLPipeline,
     Kandinsky3Pipeline,
+    KandinskyV22Pipeline,
     LattePipeline,
+    LuminaPipeline,
     MotionAdapter,
     QwenImagePipeline,
+    StableCascadePriorPipeline,
     StableDiffusion3Pipeline,
     StableVideoDiffusionPipeline,
     TextToVideoSDPipeline,
@@ -40,7 +45,7 @@ from diffusers import (
 from PIL import Image
 from tiny_denoisers import FRAMES, make_tiny
 from tiny_flow_pipelines import flux, stable_diffusion_3
-from tiny_pipelines import TEXT_LENGTH, tiny_pixart, tiny_sd
+from tiny_pipelines import TEXT_LENGTH, tiny_pixart, tiny_sd, tiny_sdxl
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 SMALL = {"height": 16, "width": 16, "max_sequence_length": TEXT_LENGTH}
@@ -68,6 +73,14 @@ def images(pipe: DiffusionPipeline) -> np.ndarray:
             texts |= {f"prompt_embeds{which}": torch.ones(1, 4, 32), f"prompt_attention_mask{which}": torch.ones(1, 4)}
         texts |= {f"negative_{name}": torch.zeros_like(given) for name, given in texts.items()}
         return pipe(height=64, width=128, use_resolution_binning=False, **texts, **options).images
+    if isinstance(pipe, KandinskyV22Pipeline):
+        return pipe(torch.ones(1, 16), torch.zeros(1, 16), height=128, width=192, **options).images
+    if isinstance(pipe, StableCascadePriorPipeline):
+        return pipe("a cat", height=256, width=384, **options).image_embeddings
+    if isinstance(pipe, LuminaPipeline):
+        masks = {"prompt_attention_mask": torch.ones(1, 3), "negative_prompt_attention_mask": torch.ones(1, 3)}
+        # twice the size that the tiny model takes for its own: its positions and its softmax change with that
+        return pipe(height=32, width=64, **embeddings(32), **masks, **options).images
     if isinstance(pipe, Kandinsky3Pipeline):
         masks = {"attention_mask": torch.ones(1, 3), "negative_attention_mask": torch.ones(1, 3)}
         return pipe(height=64, width=128, **embeddings(16), **masks, **options).images
@@ -192,6 +205,30 @@ def kandinsky3() -> Kandinsky3Pipeline:
     )
 
 
+def kandinsky22() -> KandinskyV22Pipeline:
+    return KandinskyV22Pipeline(unet=make_tiny("kandinsky2.2"), scheduler=DDPMScheduler(), movq=movq())
+
+
+def stable_cascade() -> StableCascadePriorPipeline:
+    sdxl = tiny_sdxl()
+    return StableCascadePriorPipeline(
+        tokenizer=sdxl.tokenizer_2,
+        text_encoder=sdxl.text_encoder_2,
+        prior=make_tiny("cascade"),
+        scheduler=DDPMWuerstchenScheduler(),
+    )
+
+
+def lumina() -> LuminaPipeline:
+    return LuminaPipeline(
+        transformer=make_tiny("lumina-next"),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=tiny_sd().vae,
+        text_encoder=None,
+        tokenizer=None,
+    )
+
+
 def vision(width: int) -> CLIPVisionModelWithProjection:
     config = CLIPVisionConfig(
         hidden_size=32,
@@ -278,6 +315,9 @@ PIPELINES = [
     latte,
     hunyuan_dit,
     kandinsky3,
+    kandinsky22,
+    stable_cascade,
+    lumina,
     aura_flow,
     chroma,
 ]
@@ -329,3 +369,11 @@ def test_training_of_other_joint_attention_is_refused() -> None:
         TypeError, match=r"pipe: expected one with a UNet2DConditionModel, .* or Flux.* to train blocks"
     ):
         DenoisingTask(qwen_image())
+    with pytest.raises(TypeError, match=r"that gets its text as it is .* encoder_hid_dim_type='image_proj'"):
+        DenoisingTask(kandinsky22())
+
+
+def test_flops_of_a_pipeline_whose_autoencoder_is_a_movq(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kandinsky22().save_pretrained(tmp_path)
+    assert main(["flops", "--model", str(tmp_path), "--kernel_size", "3", "--sizes", "64,128"]) == 0
+    assert "4 self-attentions" in capsys.readouterr().out

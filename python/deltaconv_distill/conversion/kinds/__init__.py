@@ -12,14 +12,17 @@ from diffusers import ModelMixin
 from torch import nn
 
 from . import (
+    added_kv,
     auraflow,
     chroma,
     cogview4,
     flux,
     hunyuan_dit,
     kandinsky3,
+    lumina_next,
     qwen_image,
     sd3,
+    stable_cascade,
     transformer_blocks,
     unet_attentions,
 )
@@ -41,5 +44,8 @@ KINDS: tuple[Finder, ...] = tuple(
         chroma,
         hunyuan_dit,
         kandinsky3,
+        added_kv,
+        stable_cascade,
+        lumina_next,
     )
 )

@@ -21,7 +21,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -45,13 +45,9 @@ class Stream(NamedTuple):
 class JointStandIn(StandIn):
     """A joint attention in which a block stands in for the part from image to image.
 
-    `takes_masks`: whether `attention_mask` is of the text alone, and heeded.
-
     The analysis calls `streams`, `image_tokens` and `project_out` for the attention as it was, too, where there is no
     `super()`.
     """
-
-    takes_masks: ClassVar[bool] = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Returns what the attention does."""
@@ -133,7 +129,7 @@ class JointStandIn(StandIn):
         given = self.text_part(gathered)
         return (
             self.image_tokens(call, tokens),
-            self.image_output(output, tokens) - given,
+            self.image_output(call, output, tokens) - given,
             TextPart(gathered, given),
         )
 
@@ -149,12 +145,13 @@ class JointStandIn(StandIn):
         return {**call, "hidden_states": torch.cat([text, image], dim=1)}
 
     @staticmethod
-    def image_output(output: Any, tokens: int) -> Tensor:
-        """The image tokens in what the attention returns."""
+    def image_output(call: Mapping[str, Any], output: Any, tokens: int) -> Tensor:
+        """The image tokens in what the attention returns for these arguments, without a residual connection of its
+        own."""
         return output[0] if isinstance(output, tuple) else output[:, output.shape[1] - tokens :]
 
     @staticmethod
-    def with_image_output(output: Any, image: Tensor) -> Any:
+    def with_image_output(call: Mapping[str, Any], output: Any, image: Tensor) -> Any:
         """The attention's output with another one for the image tokens, [B, N, C]."""
         if isinstance(output, tuple):
             return image.to(output[0].dtype), *output[1:]

@@ -56,6 +56,16 @@ class Site(ABC):
         return self.attention.inner_dim
 
     @property
+    def kv_dim(self) -> int:
+        """Channels of keys, and of values, all heads together: fewer where heads of queries share them."""
+        return getattr(self.attention, "inner_kv_dim", self.inner_dim)
+
+    @property
+    def has_outputs(self) -> bool:
+        """Whether the attention projects what its heads gathered, or leaves that to the block around it."""
+        return True
+
+    @property
     @abstractmethod
     def feature_module(self) -> nn.Module:
         """The first module that takes the hidden state right after the self-attention's residual add."""
