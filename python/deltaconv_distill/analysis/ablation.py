@@ -7,7 +7,6 @@ make up for each other and need not imitate each layer by itself.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,13 +20,13 @@ from ..conversion.sites import denoiser_of, sites_to_convert
 from ..quiet import quiet
 from .attention import probabilities
 from .generate import Generation
-from .hooks import Call, on_forward, timestep_of, watched
+from .hooks import Call, watched
+from .inputs import Inputs, record_inputs
 from .records import Ablation, LayerChange
 from .windows import KINDS, WITH_MEAN, windowed_outputs
 
 MEAN_ALONE = 0  # the kernel size of a window without a key
 Replacement = Callable[[Call], Tensor]
-Inputs = dict[str, Any]
 
 
 def ablate_windows(
@@ -63,7 +62,7 @@ def ablate_windows(
         "removed": dict.fromkeys(kernel_sizes, _remove),
     }
     with quiet(pipe):
-        inputs = _record_inputs(pipe, denoiser, generation)
+        inputs = record_inputs(pipe, denoiser, generation)
         changes = _Changes(denoiser, inputs, progress, runs=1 + len(wholes) + 2 * len(kernel_sizes))
         layers = {}
         for name, size in kernel_sizes.items():
@@ -136,22 +135,6 @@ class _Changes:
             prediction = self.denoiser(**{**given, "return_dict": False})[0]
         self.bar.update()
         return prediction, own, before
-
-
-def _record_inputs(pipe: DiffusionPipeline, denoiser: ModelMixin, generation: Generation) -> list[Inputs]:
-    """Copies of the arguments of each forward of the denoiser that counts."""
-    inputs: list[Inputs] = []
-
-    def keep(arguments: Inputs) -> None:
-        if generation.counts(pipe, timestep_of(arguments)):
-            inputs.append(copy.deepcopy({name: value for name, value in arguments.items() if name != "self"}))
-
-    with on_forward(denoiser, keep):
-        for _ in generation.images(pipe):
-            pass
-    if not inputs:
-        raise ValueError("generation: the denoiser did not run at the timesteps that count")
-    return inputs
 
 
 def _first_image(

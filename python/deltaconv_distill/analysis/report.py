@@ -14,7 +14,9 @@ from string import Template
 import torch
 
 from ..atomic import atomic_file
+from ..conversion.plan import ConversionPlan
 from .pictures import curves, heat_map, relative_picture
+from .plan_section import plan_section
 from .profile import Profile
 from .records import Ablation, LayerProfile, TimestepProfile
 from .theme import picture
@@ -35,13 +37,13 @@ ABLATION_NOTE = (
 )
 
 
-def write_report(profile: Profile, path: str | os.PathLike[str]) -> Path:
-    """Write the page; returns its path."""
+def write_report(profile: Profile, path: str | os.PathLike[str], plan: ConversionPlan | None = None) -> Path:
+    """Write the page, with the plan where there is one; returns its path."""
     versions = {**profile.machine["versions"]}
     machine = [profile.machine["cpu"]["name"], *(f"{name} {version}" for name, version in versions.items() if version)]
     text = _template("page.html").substitute(
         model=html.escape(profile.model),
-        fragment=report_fragment(profile),
+        fragment=report_fragment(profile, plan),
         date=html.escape(profile.machine["date"]),
         machine=html.escape(" · ".join(machine)),
         settings=html.escape(json.dumps(profile.settings, ensure_ascii=False)),
@@ -51,13 +53,14 @@ def write_report(profile: Profile, path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
-def report_fragment(profile: Profile) -> str:
+def report_fragment(profile: Profile, plan: ConversionPlan | None = None) -> str:
     """The findings as HTML for the body of a page that defines the colours --line, --mark, --soft and --text."""
     ablation = profile.ablation
     return _template("fragment.html").substitute(
         summary=_summary(profile),
         tiles=_tiles(profile),
         ablation="" if ablation is None else _ablation(ablation),
+        plan="" if plan is None else plan_section(plan),
         share=f"{100 * profile.settings['rule']['share']:g}",
         ablation_heads="" if ablation is None else "<th>change of prediction</th>",
         ablation_note="" if ablation is None else f" {ABLATION_NOTE}",

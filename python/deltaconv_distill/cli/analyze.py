@@ -11,10 +11,14 @@ from .pipelines import EMBEDDED, add_model_flags, load_pipeline
 from .places import add_device_flag, chosen_device, require_folder
 
 if TYPE_CHECKING:
-    from ..analysis import Profile
+    from diffusers import DiffusionPipeline
 
-PROFILE_FILE, REPORT_FILE = "profile.json", "report.html"
+    from ..analysis import Generation, Profile
+    from ..conversion import ConversionPlan, Goal
+
+PROFILE_FILE, REPORT_FILE, PLAN_FILE = "profile.json", "report.html", "plan.json"
 PROMPTS = ("a red fox in the snow, photograph", "a busy street at night in the rain")
+COSTS = {"flops": "FLOPs", "time": "ns"}  # by the units of a plan
 EMBEDDED_PROMPTS = ("animal face", "fruit")
 
 
@@ -45,15 +49,32 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max_kernel_size", type=int, default=Rule.max_kernel_size, help="the largest K to propose")
     parser.add_argument("--ablate", action="store_true", help="also replace attention by windows, and see what changes")
+    _add_plan_flags(parser)
     add_device_flag(parser)
     parser.add_argument(
-        "--output", type=Path, default=Path("analysis"), help=f"folder for {PROFILE_FILE}, {REPORT_FILE}"
+        "--output", type=Path, default=Path("analysis"), help=f"folder for {PROFILE_FILE}, {REPORT_FILE}, {PLAN_FILE}"
     )
+
+
+def _add_plan_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("plan", f"choose which layers to convert; writes {PLAN_FILE}")
+    goals = group.add_mutually_exclusive_group()
+    goals.add_argument(
+        "--goal_speedup", type=float, help="the least loss with which a whole step is so many times as fast"
+    )
+    goals.add_argument(
+        "--goal_error",
+        type=share,
+        help="the fastest step with at most this share of the removed attention's error, such as 5%% or 0.05",
+    )
+    group.add_argument("--goal_size", type=int, help="pixels a side that a step is to be fast at; the model's own size")
+    group.add_argument("--goal_cost", choices=tuple(COSTS), help="count FLOPs (the default), or time this machine")
 
 
 def run(options: argparse.Namespace) -> None:
     from ..analysis import Generation, Rule, Sampling, ablate_windows, analyze, write_report
 
+    goal = _goal(options)
     if (options.height is None) != (options.width is None):
         raise UserError("--height, --width: expected both or neither")
     prompts = options.prompt or (EMBEDDED_PROMPTS if options.model == EMBEDDED else PROMPTS)
@@ -77,12 +98,48 @@ def run(options: argparse.Namespace) -> None:
         profile = analyze(pipe, generation, sampling, rule)
         if options.ablate:
             profile.ablation = ablate_windows(pipe, generation, profile.kernel_sizes)
+        plan = None if goal is None else _plan(pipe, generation, goal, profile, options)
     except (TypeError, ValueError) as error:  # the pipeline checks sizes and prompts itself
         raise UserError(str(error)) from error
     print(summarise(profile))  # first: it is there also where the disk is full
     profile.save(options.output / PROFILE_FILE)
-    write_report(profile, options.output / REPORT_FILE)
+    if plan is not None:
+        from ..planning import plan_table
+
+        print(f"\n{plan_table(plan)}")
+        plan.save(options.output / PLAN_FILE)
+        print(f"\nplan: {options.output / PLAN_FILE}", end="")
+    write_report(profile, options.output / REPORT_FILE, plan)
     print(f"\nprofile: {options.output / PROFILE_FILE}\nreport: {options.output / REPORT_FILE}")
+
+
+def _goal(options: argparse.Namespace) -> Goal | None:
+    from ..conversion import Goal
+
+    if options.goal_speedup is None and options.goal_error is None:
+        for flag in ("goal_size", "goal_cost"):
+            if getattr(options, flag) is not None:
+                raise UserError(f"--{flag}: expected --goal_speedup or --goal_error beside it")
+        return None
+    try:
+        return Goal(options.goal_speedup, options.goal_error)
+    except ValueError as error:
+        raise UserError(f"--{error}") from error
+
+
+def _plan(
+    pipe: DiffusionPipeline, generation: Generation, goal: Goal, profile: Profile, options: argparse.Namespace
+) -> ConversionPlan:
+    from ..planning import plan_conversion
+
+    pixels = None if options.goal_size is None else (options.goal_size, options.goal_size)
+    try:
+        return plan_conversion(pipe, generation, goal, pixels, profile, unit=COSTS[options.goal_cost or "flops"])
+    except ValueError as error:
+        text = str(error)
+        raise UserError(
+            f"--goal_size: {text.removeprefix('pixels: ')}" if text.startswith("pixels") else text
+        ) from error
 
 
 def summarise(profile: Profile) -> str:
@@ -100,6 +157,11 @@ def summarise(profile: Profile) -> str:
         changes = {"windows": ablation.prediction, "the mean alone": ablation.mean, "nothing": ablation.removed}
         lines.append("change of the prediction with " + ", ".join(f"{k}: {100 * v:.2g} %" for k, v in changes.items()))
     return "\n".join(lines)
+
+
+def share(text: str) -> float:
+    """A share as a number or, with a percent sign, in hundredths."""
+    return float(text[:-1]) / 100 if text.endswith("%") else float(text)
 
 
 def _numbers(text: str, flag: str, kind: type) -> list[Any]:

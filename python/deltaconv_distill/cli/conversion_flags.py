@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
     from ..analysis import Profile
-    from ..conversion import DeltaConvFusion
+    from ..conversion import ConversionPlan, DeltaConvFusion
 
 DEFAULTS = {
     "kernel_size": "auto",
@@ -23,6 +23,7 @@ DEFAULTS = {
     "only": None,
     "gate": None,
     "expansion": 0.5,
+    "plan": None,
 }
 
 
@@ -51,6 +52,9 @@ def add_conversion_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--expansion", type=float, default=DEFAULTS["expansion"], help="a block's inner width over the layer's channels"
     )
+    group.add_argument(
+        "--plan", help="plan.json of `deltaconv analyze`: which layers to replace, instead of --only and --exclude"
+    )
 
 
 def refuse_conversion_flags(options: argparse.Namespace) -> None:
@@ -73,6 +77,7 @@ def convert(pipe: DiffusionPipeline, options: argparse.Namespace) -> DeltaConvFu
     torch.manual_seed(options.seed)
     sizes = _kernel_size(options.kernel_size)
     profile = None if options.profile is None else _profile(options.profile)
+    plan = None if options.plan is None else _plan(options.plan)
     try:
         return DeltaConvFusion.convert(
             pipe,
@@ -83,9 +88,10 @@ def convert(pipe: DiffusionPipeline, options: argparse.Namespace) -> DeltaConvFu
             exclude=options.exclude or (),
             only=options.only or (),
             init=options.init,
+            plan=plan,
         )
     except (TypeError, ValueError) as error:
-        names_its_argument = str(error).startswith(("exclude", "only", "expansion", "profile", "init"))
+        names_its_argument = str(error).startswith(("exclude", "only", "expansion", "profile", "init", "plan"))
         where = "--" if names_its_argument else f"--kernel_size {options.kernel_size}: "
         raise UserError(f"{where}{error}") from error
 
@@ -118,3 +124,12 @@ def _profile(path: str) -> Profile:
         return Profile.load(path)
     except (OSError, ValueError) as error:
         raise UserError(f"--profile: {path!r} cannot be read ({error})") from error
+
+
+def _plan(path: str) -> ConversionPlan:
+    from ..conversion import ConversionPlan
+
+    try:
+        return ConversionPlan.load(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--plan: {path!r} cannot be read ({error})") from error

@@ -139,11 +139,14 @@ class ConversionPlan:
         joint = {what: value for what, value in self.joint.items() if what != "planned"}
         return replace(self, goal=goal, layers=layers, joint=joint)
 
-    def curve(self) -> list[Point]:
-        """All choices that no other one beats, from the smallest to the largest speedup."""
+    def curve(self, at_most: int = 500) -> list[Point]:
+        """The choices that no other one beats, from the smallest to the largest speedup.
+
+        Of more than `at_most` of them, so many at even distances in their order."""
         curve, names = self._curve(), list(self.layers)
+        last, count = len(curve) - 1, min(len(curve), at_most)
         points = []
-        for index in range(len(curve)):
+        for index in sorted({number * last // max(count - 1, 1) for number in range(count)}):
             layers = tuple(names[layer] for layer in curve.choice(index))
             lost = sum(self.layers[name].loss for name in layers)
             points.append(Point(self.cost / (self.cost - int(curve.savings[index])), lost / self.removed, layers))

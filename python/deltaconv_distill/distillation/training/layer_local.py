@@ -66,9 +66,15 @@ def fit_projections(fusion: DeltaConvFusion, task: DenoisingTask, batches: Itera
         fusion, task: attached, and of the denoiser that it is attached to.
         batches: tens of examples are enough; each costs one forward of the teacher and one of the blocks.
     """
+    fit_to_calls(fusion, (attention_calls(fusion, task, batch) for batch in batches))
+
+
+@torch.no_grad()
+def fit_to_calls(fusion: DeltaConvFusion, passes: Iterable[AttentionCalls]) -> None:
+    """As `fit_projections`, from what the attentions took in and gave out in each of some passes of the teacher."""
     regressions = {name: Regression(block) for name, block in fusion.blocks.items()}
-    for batch in batches:
-        for name, call in attention_calls(fusion, task, batch).items():
+    for calls in passes:
+        for name, call in calls.items():
             regressions[name].add(call.input, call.output)
     for regression in regressions.values():
         regression.solve()
