@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from deltaconv_distill.conversion.model_inputs import random_inputs
+from deltaconv_distill.conversion.sites import find_sites
 from diffusers import (
     AuraFlowTransformer2DModel,
     ChromaTransformer2DModel,
     CogView4Transformer2DModel,
     DiTTransformer2DModel,
+    Flux2Transformer2DModel,
     FluxTransformer2DModel,
     HunyuanDiT2DModel,
     I2VGenXLUNet,
@@ -296,6 +298,20 @@ def tiny_flux() -> FluxTransformer2DModel:
     )
 
 
+def tiny_flux2() -> Flux2Transformer2DModel:
+    """A double and a single block; guidance as an input; four positions for each token."""
+    return Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        timestep_guidance_channels=16,
+        axes_dims_rope=(2, 2, 2, 2),
+    )
+
+
 def tiny_auraflow() -> AuraFlowTransformer2DModel:
     """A double and a single block, whose attentions count: their gates are small as they come."""
     denoiser = AuraFlowTransformer2DModel(
@@ -388,6 +404,7 @@ TINY = {
     "ddpm": Tiny(tiny_ddpm_unet, 4, ANY, "time_emb_proj"),
     "sd3": Tiny(tiny_sd3, 3, ANY, "attn.to_q"),
     "flux": Tiny(tiny_flux, 2, ANY, "attn.to_q"),
+    "flux2": Tiny(tiny_flux2, 2, ANY, "attn.to_qkv_mlp_proj"),
     "qwen": Tiny(tiny_qwen_image, 2, ANY, "attn.to_q"),
     "cogview4": Tiny(tiny_cogview4, 2, ANY, "attn1.to_q"),
     "auraflow": Tiny(tiny_auraflow, 2, ANY, "attn.to_q"),
@@ -413,6 +430,18 @@ def make_tiny(name: str, seed: int = 0) -> Any:
             if not parameter.any():
                 parameter.normal_(std=0.2)
     return denoiser
+
+
+@torch.no_grad()
+def zero_queries(denoiser: torch.nn.Module) -> None:
+    """Let every self-attention that can be replaced weigh all its keys alike."""
+    for site in find_sites(denoiser).found.values():
+        layer, queries = site.input_layer, site.inner_dim  # which come first, where a layer makes more
+        layer.weight[:queries].zero_()
+        if layer.bias is not None:
+            layer.bias[:queries].zero_()
+        if getattr(site.attention.norm_q, "bias", None) is not None:
+            site.attention.norm_q.bias.zero_()
 
 
 def tiny_inputs(denoiser: torch.nn.Module, height: int, width: int, seed: int = 0) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from diffusers import (
     AuraFlowTransformer2DModel,
     ChromaTransformer2DModel,
+    Flux2Transformer2DModel,
     FluxTransformer2DModel,
     LuminaNextDiT2DModel,
     ModelMixin,
@@ -136,6 +137,7 @@ def on_forward(denoiser: nn.Module, begin: Callable[[dict[str, Any]], None]) -> 
 FROM_ZERO_TO_ONE = (  # whose timesteps are fractions of 1000
     AuraFlowTransformer2DModel,
     ChromaTransformer2DModel,
+    Flux2Transformer2DModel,
     FluxTransformer2DModel,
     QwenImageTransformer2DModel,
     StableCascadeUNet,
@@ -196,7 +198,7 @@ class _AttentionHook:
         with torch.inference_mode(False), torch.no_grad():
             image = kind.image_tokens(attention, call, tokens).clone()
             joint = JointCall(kind, attention, call, tokens)
-            given = kind.image_output(call, output, tokens)
+            given = kind.image_output(attention, call, output, tokens)
             seen = Call(self.site.name, attention, self.tap.grid, image, given, kind, call, joint)
             replaced = self.watch(seen)
-            return None if replaced is None else kind.with_image_output(call, output, replaced)
+            return None if replaced is None else kind.with_image_output(attention, call, output, replaced)

@@ -45,7 +45,9 @@ class InputGrid:
 
 @dataclass(frozen=True)
 class IdsGrid(InputGrid):
-    """The grid is that of the positions `img_ids`, [N, 3] or [B, N, 3], of tokens that hold patch_size² latent pixels.
+    """The grid is that of the positions `img_ids`, [N, D] or [B, N, D], of tokens that hold patch_size² latent pixels.
+
+    Row and column are the second and the third of a token's D positions; the others are the same for all.
 
     Reading them waits for the device once a forward, and torch.compile cannot follow it inside one graph: there
     `DeltaConvFusion.at_size` says the size.
@@ -72,15 +74,11 @@ class IdsGrid(InputGrid):
         positions = ids.reshape(-1, *ids.shape[-2:])[0].cpu()
         columns = int((positions[:, 1] == positions[0, 1]).sum())
         rows = tokens // columns
-        expected = torch.stack(
-            [
-                torch.zeros(rows, columns),
-                torch.arange(rows).to(positions.dtype)[:, None].expand(rows, columns),
-                torch.arange(columns).to(positions.dtype).expand(rows, columns),
-            ],
-            dim=-1,
-        ).flatten(0, 1)
-        if len(expected) != tokens or not torch.equal((positions - positions[0]).float(), expected.float()):
+        expected = torch.zeros(rows, columns, positions.shape[1])
+        expected[..., 1] = torch.arange(rows).to(positions.dtype)[:, None]
+        expected[..., 2] = torch.arange(columns).to(positions.dtype)
+        expected = expected.flatten(0, 1)
+        if len(expected) != tokens or not torch.equal((positions - positions[0]).float(), expected):
             raise ValueError(
                 f"img_ids: expected the positions of one image, row by row, got {tokens} tokens of which {columns} are "
                 "in the first row"

@@ -88,7 +88,7 @@ def initialise_blocks(
     if missing:
         raise ValueError(f"profile: it was made for another model, or of a part of this one; missing {missing}")
     for name, block in blocks.items():
-        if not sites[name].attention.to_v.weight.is_meta:
+        if not sites[name].input_layer.weight.is_meta:
             layer = measured.layers[name] if measured else None
             initialise(block, sites[name].start(block, layer), name, layer)
 

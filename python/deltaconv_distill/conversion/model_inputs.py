@@ -11,6 +11,7 @@ from diffusers import (
     CogView4Transformer2DModel,
     ControlNetModel,
     DiTTransformer2DModel,
+    Flux2Transformer2DModel,
     FluxTransformer2DModel,
     HunyuanDiT2DModel,
     I2VGenXLUNet,
@@ -32,16 +33,18 @@ from diffusers.models.embeddings import get_2d_rotary_pos_embed, get_2d_rotary_p
 from torch import Tensor
 
 TEXT_TOKENS = 77
-# Of joint attention, as the pipelines have them: CLIP's 77 and T5's 256; T5's 512; at most 512; at most 1024; 256; 512.
+# Of joint attention, as the pipelines have them: CLIP's 77 and T5's 256; T5's 512; 512; at most 512; at most 1024; 256;
+# 512.
 JOINT_TEXT_TOKENS = {
     "SD3Transformer2DModel": 333,
     "FluxTransformer2DModel": 512,
+    "Flux2Transformer2DModel": 512,
     "QwenImageTransformer2DModel": 512,
     "CogView4Transformer2DModel": 1024,
     "AuraFlowTransformer2DModel": 256,
     "ChromaTransformer2DModel": 512,
 }
-PACKED_WITH_IDS = (FluxTransformer2DModel, ChromaTransformer2DModel)
+PACKED_WITH_IDS = (FluxTransformer2DModel, Flux2Transformer2DModel, ChromaTransformer2DModel)
 OF_FRAMES = (UNetMotionModel, UNet3DConditionModel, LatteTransformer3DModel)  # their samples are [B, C, frames, H, W]
 
 
@@ -119,9 +122,11 @@ def random_inputs(
         return inputs | {"hidden_states": latents}
     if isinstance(denoiser, PACKED_WITH_IDS):
         rows, columns = -(-height // 2), -(-width // 2)
-        positions = torch.cartesian_prod(torch.zeros(1), torch.arange(rows).float(), torch.arange(columns).float())
-        inputs["img_ids"] = positions.to(denoiser.device)
-        inputs["txt_ids"] = torch.zeros(text_tokens, 3, device=denoiser.device)
+        axes = len(config.axes_dims_rope)
+        inputs["img_ids"] = torch.zeros(rows * columns, axes)
+        inputs["img_ids"][:, 1:3] = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
+        inputs["img_ids"] = inputs["img_ids"].to(denoiser.device)
+        inputs["txt_ids"] = torch.zeros(text_tokens, axes, device=denoiser.device)
         inputs["timestep"] = torch.full((batch,), 0.5, **options)
         if config.get("guidance_embeds"):
             inputs["guidance"] = torch.full((batch,), 3.5, **options)

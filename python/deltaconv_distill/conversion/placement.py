@@ -23,7 +23,7 @@ def move_beside(site: Site, block: DeltaConvBlock) -> None:
     Raises:
         ValueError: the attention's weights are offloaded, or computed in less than 16 bits.
     """
-    linear = site.attention.to_q
+    linear = site.input_layer
     if linear.weight.is_meta and _is_offloaded(site.attention):
         raise ValueError(
             f"{site.name}: its weights are offloaded; attach before enable_sequential_cpu_offload or a device_map that "

@@ -15,6 +15,7 @@ from diffusers import (
     ChromaTransformer2DModel,
     CogView4Transformer2DModel,
     ControlNetModel,
+    Flux2Transformer2DModel,
     FluxTransformer2DModel,
     HunyuanDiT2DModel,
     Kandinsky3UNet,
@@ -107,6 +108,12 @@ PRESETS = (
         config={"joint_attention_dim": 4096, "pooled_projection_dim": 768},
         kernel_sizes={"transformer_blocks": 13, "single_transformer_blocks": 13},
         made_for=(FluxTransformer2DModel,),
+    ),
+    Preset(  # FLUX.2, dev and klein: PixArt's size
+        "FLUX.2",
+        config={"axes_dims_rope": (32, 32, 32, 32), "timestep_guidance_channels": 256},
+        kernel_sizes={"transformer_blocks": 13, "single_transformer_blocks": 13},
+        made_for=(Flux2Transformer2DModel,),
     ),
     Preset(  # Qwen-Image: PixArt's size
         "Qwen-Image",

@@ -14,6 +14,7 @@ from diffusers.models import attention_processor as processors
 from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_cogview4 import CogView4AttnProcessor
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
+from diffusers.models.transformers.transformer_flux2 import Flux2AttnProcessor, Flux2ParallelSelfAttnProcessor
 from diffusers.models.transformers.transformer_qwenimage import QwenDoubleStreamAttnProcessor2_0
 from torch import nn
 
@@ -39,6 +40,8 @@ PLAIN = (
     processors.JointAttnProcessor2_0,
     processors.LuminaAttnProcessor2_0,
     CogView4AttnProcessor,
+    Flux2AttnProcessor,
+    Flux2ParallelSelfAttnProcessor,
     FluxAttnProcessor,
     QwenDoubleStreamAttnProcessor2_0,
     processors.FusedAttnProcessor2_0,

@@ -18,6 +18,7 @@ from .sites import Site, find_sites
 # Latent pixels, for models whose config names none; 64 for all others (ControlNets).
 DEFAULT_SAMPLE_SIZES = {
     "ChromaTransformer2DModel": 128,
+    "Flux2Transformer2DModel": 128,
     "FluxTransformer2DModel": 128,
     "QwenImageTransformer2DModel": 128,
 }

@@ -11,9 +11,8 @@ import torch
 from deltaconv_distill import DeltaConvFusion
 from deltaconv_distill.analysis import profile_of, record
 from deltaconv_distill.conversion.model_inputs import random_inputs
-from deltaconv_distill.conversion.sites import find_sites
 from peft import LoraConfig
-from tiny_denoisers import TINY, make_tiny, run, tiny_inputs
+from tiny_denoisers import TINY, make_tiny, run, tiny_inputs, zero_queries
 from torch.utils.flop_counter import FlopCounterMode
 
 pytestmark = pytest.mark.parametrize("name", TINY)
@@ -203,12 +202,7 @@ def test_recorded_calls_and_features_are_of_the_grids(name: str) -> None:
 def test_start_is_exact_where_attention_is_uniform(name: str) -> None:
     """Queries of zero weigh all keys alike: the average alone, which blocks without a local part compute."""
     denoiser = make_tiny(name)
-    for site in find_sites(denoiser).found.values():
-        site.attention.to_q.weight.zero_()
-        if site.attention.to_q.bias is not None:
-            site.attention.to_q.bias.zero_()
-        if getattr(site.attention.norm_q, "bias", None) is not None:
-            site.attention.norm_q.bias.zero_()
+    zero_queries(denoiser)
     size = TINY[name].sizes[1]
     teacher = run(denoiser, *size)
     with record(denoiser) as recording:

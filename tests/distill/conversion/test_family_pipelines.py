@@ -15,6 +15,7 @@ from diffusers import (
     AnimateDiffPipeline,
     AuraFlowPipeline,
     AutoencoderKL,
+    AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
     AutoencoderKLTemporalDecoder,
     ChromaPipeline,
@@ -27,6 +28,7 @@ from diffusers import (
     DiTPipeline,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
     FluxPipeline,
     HunyuanDiTPipeline,
     I2VGenXLPipeline,
@@ -64,6 +66,8 @@ def images(pipe: DiffusionPipeline) -> np.ndarray:
     if isinstance(pipe, QwenImagePipeline):
         options |= {"prompt_embeds": torch.ones(1, 3, 32), "prompt_embeds_mask": torch.ones(1, 3, dtype=torch.long)}
         return pipe(height=16, width=32, **options).images
+    if isinstance(pipe, Flux2KleinPipeline):
+        return pipe(height=32, width=64, **embeddings(32), **options).images
     if isinstance(pipe, AuraFlowPipeline):
         masks = {"prompt_attention_mask": torch.ones(1, 3), "negative_prompt_attention_mask": torch.ones(1, 3)}
         return pipe(height=16, width=32, **embeddings(32), **masks, **options).images
@@ -142,6 +146,24 @@ def qwen_image() -> QwenImagePipeline:
     )
     return QwenImagePipeline(
         transformer=make_tiny("qwen"),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=vae.eval(),
+        text_encoder=None,
+        tokenizer=None,
+    )
+
+
+def flux2_klein() -> Flux2KleinPipeline:
+    torch.manual_seed(0)
+    vae = AutoencoderKLFlux2(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        latent_channels=4,
+        norm_num_groups=4,
+    )
+    return Flux2KleinPipeline(
+        transformer=make_tiny("flux2"),
         scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=vae.eval(),
         text_encoder=None,
@@ -307,6 +329,7 @@ PIPELINES = [
     animate_diff,
     stable_diffusion_3,
     flux,
+    flux2_klein,
     qwen_image,
     cogview4,
     model_scope,

@@ -14,14 +14,14 @@ from deltaconv_distill.analysis.attention import probabilities, text_shares
 from deltaconv_distill.analysis.hooks import watched
 from deltaconv_distill.analysis.windows import WINDOW_ONLY
 from deltaconv_distill.conversion.known_models import build_denoiser
-from deltaconv_distill.conversion.sites import find_sites
 from deltaconv_distill.conversion.text_share import PRIOR
 from diffusers.models.attention_processor import PAGJointAttnProcessor2_0
+from diffusers.models.transformers.transformer_flux2 import Flux2KVAttnProcessor, Flux2KVParallelSelfAttnProcessor
 from peft import LoraConfig
-from tiny_denoisers import TEXT_TOKENS, make_tiny, run, tiny_inputs
+from tiny_denoisers import TEXT_TOKENS, make_tiny, run, tiny_inputs, zero_queries
 from torch import nn
 
-JOINT = ["sd3", "flux", "qwen", "cogview4", "auraflow", "chroma"]
+JOINT = ["sd3", "flux", "flux2", "qwen", "cogview4", "auraflow", "chroma"]
 FIRST, LAST, SINGLE = "transformer_blocks.0.attn", "transformer_blocks.1.attn", "single_transformer_blocks.0.attn"
 
 
@@ -61,7 +61,7 @@ def test_text_attends_to_everything_as_before(name: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["flux", "auraflow", "chroma"])
+@pytest.mark.parametrize("name", ["flux", "flux2", "auraflow", "chroma"])
 def test_text_of_a_sequence_attends_to_everything_as_before(name: str) -> None:
     """The first single block, with the attention of the double one left alone."""
     denoiser, text = make_tiny(name), text_tokens_of(name)
@@ -129,10 +129,7 @@ def test_shares_learn(name: str) -> None:
 def test_measured_shares_are_where_blocks_start(name: str, tmp_path: Path) -> None:
     """Image queries of zero attend to all tokens alike: n of n + N is the text's. A profile keeps it in its file."""
     denoiser = make_tiny(name)
-    for site in find_sites(denoiser).found.values():
-        site.attention.to_q.weight.zero_()
-        if site.attention.to_q.bias is not None:
-            site.attention.to_q.bias.zero_()
+    zero_queries(denoiser)
     with record(denoiser) as recording:
         run(denoiser, 8, 12)
     profile = Profile.load(profile_of(recording).save(tmp_path / "profile.json"))
@@ -167,6 +164,8 @@ def test_windows_as_large_as_the_image_change_nothing(name: str) -> None:
         ("sd3", LAST),
         ("flux", FIRST),
         ("flux", SINGLE),
+        ("flux2", FIRST),
+        ("flux2", SINGLE),
         ("qwen", FIRST),
         ("cogview4", first_of("cogview4")),
         ("auraflow", first_of("auraflow")),
@@ -285,6 +284,28 @@ def test_a_text_mask_of_cogview4_is_refused() -> None:
         denoiser(**inputs)
     with fusion.teacher():
         denoiser(**inputs)
+
+
+@torch.no_grad()
+def test_keys_of_reference_images_are_refused() -> None:
+    """As FLUX.2 Klein's KV pipeline keeps them from its first step on."""
+    denoiser = make_tiny("flux2")
+    for module in denoiser.modules():
+        if hasattr(module, "set_processor"):
+            double = hasattr(module, "add_q_proj")
+            module.set_processor(Flux2KVAttnProcessor() if double else Flux2KVParallelSelfAttnProcessor())
+    fusion = convert(denoiser)
+    inputs = tiny_inputs(denoiser, 8, 12)
+    with fusion.teacher():
+        _, cache = denoiser(**inputs, kv_cache_mode="extract", num_ref_tokens=4, return_dict=False)
+    for options in (
+        {"kv_cache_mode": "extract", "num_ref_tokens": 4},
+        {"kv_cache_mode": "cached", "kv_cache": cache},
+    ):
+        with pytest.raises(ValueError, match="kv_cache_mode: a ΔConvBlock has no keys of reference images"):
+            denoiser(**inputs, **options)
+        with fusion.teacher():
+            denoiser(**inputs, **options)
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from deltaconv_distill.analysis.windows import WINDOW_ONLY
 from deltaconv_distill.conversion.sites import find_sites
 from deltaconv_distill.conversion.text_share import PRIOR
 from diffusers import StableCascadeUNet, UNet2DConditionModel
-from tiny_denoisers import TEXT_TOKENS, TINY, Tiny, make_tiny, run, tiny_inputs
+from tiny_denoisers import TEXT_TOKENS, TINY, Tiny, make_tiny, run, tiny_inputs, zero_queries
 from torch import nn
 
 FIRST = {
@@ -135,9 +135,7 @@ def test_shares_learn(name: str) -> None:
 def test_measured_shares_are_where_blocks_start(name: str) -> None:
     """Image queries of zero attend to all tokens alike: n of n + N is the text's."""
     denoiser = make_tiny(name)
-    for site in find_sites(denoiser).found.values():
-        site.attention.to_q.weight.zero_()
-        site.attention.to_q.bias.zero_()
+    zero_queries(denoiser)
     with record(denoiser) as recording:
         run(denoiser, 8, 12)
     fusion = DeltaConvFusion.convert(denoiser, kernel_size=3, profile=profile_of(recording))

@@ -44,12 +44,10 @@ class DeltaConvAddedKVAttention(TextKeys, Attention):
         mask = call.get("attention_mask")
         return None if mask is None else mask[:, 0]
 
-    @staticmethod
-    def image_output(call: Mapping[str, Any], output: Any, tokens: int) -> Tensor:
+    def image_output(self, call: Mapping[str, Any], output: Any, tokens: int) -> Tensor:
         return tokens_of(output - call["hidden_states"])
 
-    @staticmethod
-    def with_image_output(call: Mapping[str, Any], output: Any, image: Tensor) -> Tensor:
+    def with_image_output(self, call: Mapping[str, Any], output: Any, image: Tensor) -> Tensor:
         hidden_states = call["hidden_states"]
         return hidden_states + image.mT.reshape(hidden_states.shape).to(hidden_states.dtype)
 

@@ -45,8 +45,8 @@ class Stream(NamedTuple):
 class JointStandIn(StandIn):
     """A joint attention in which a block stands in for the part from image to image.
 
-    The analysis calls `streams`, `image_tokens` and `project_out` for the attention as it was, too, where there is no
-    `super()`.
+    The analysis calls `streams`, `image_tokens`, `project_out`, `image_output` and `with_image_output` for attentions
+    as they were, too, where there is no `super()`.
     """
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -144,14 +144,12 @@ class JointStandIn(StandIn):
         text = hidden_states[:, : hidden_states.shape[1] - image.shape[1]]
         return {**call, "hidden_states": torch.cat([text, image], dim=1)}
 
-    @staticmethod
-    def image_output(call: Mapping[str, Any], output: Any, tokens: int) -> Tensor:
+    def image_output(self, call: Mapping[str, Any], output: Any, tokens: int) -> Tensor:
         """The image tokens in what the attention returns for these arguments, without a residual connection of its
         own."""
         return output[0] if isinstance(output, tuple) else output[:, output.shape[1] - tokens :]
 
-    @staticmethod
-    def with_image_output(call: Mapping[str, Any], output: Any, image: Tensor) -> Any:
+    def with_image_output(self, call: Mapping[str, Any], output: Any, image: Tensor) -> Any:
         """The attention's output with another one for the image tokens, [B, N, C]."""
         if isinstance(output, tuple):
             return image.to(output[0].dtype), *output[1:]

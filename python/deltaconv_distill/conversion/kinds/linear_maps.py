@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 
@@ -23,8 +22,8 @@ class LinearMaps(NamedTuple):
     value_bias: Tensor
 
 
-def linear_maps(attention: Attention, name: str, handled: Collection[str] = ()) -> LinearMaps:
-    """The maps of a self-attention of diffusers' `Attention`.
+def linear_maps(attention: Any, name: str, handled: Collection[str] = ()) -> LinearMaps:
+    """The maps of a self-attention of diffusers' `Attention`, or of one with the same layers.
 
     Args:
         attention: whose output is W_o softmax(·) W_v of its own input.
@@ -36,7 +35,7 @@ def linear_maps(attention: Attention, name: str, handled: Collection[str] = ()) 
     """
     unfit = [option for option in ("group_norm", "spatial_norm") if getattr(attention, option, None) is not None]
     unfit += [option for option in ("residual_connection", "only_cross_attention") if getattr(attention, option, False)]
-    unfit += ["kv_heads"] if attention.inner_kv_dim != attention.inner_dim else []
+    unfit += ["kv_heads"] if getattr(attention, "inner_kv_dim", attention.inner_dim) != attention.inner_dim else []
     unfit += ["out_dim"] if attention.out_dim != attention.query_dim else []
     unfit = [option for option in unfit if option not in handled]
     if unfit:
@@ -45,7 +44,7 @@ def linear_maps(attention: Attention, name: str, handled: Collection[str] = ()) 
         )
     values, value_bias = weights_of(attention.to_v, attention.query_dim)
     outputs, output_bias = weights_of(attention.to_out[0], attention.inner_dim)
-    scale = 1.0 if "residual_connection" in handled else 1 / attention.rescale_output_factor
+    scale = 1.0 if "residual_connection" in handled else 1 / getattr(attention, "rescale_output_factor", 1.0)
     return LinearMaps(
         values, outputs * scale, (outputs @ value_bias + output_bias) * scale, attention.heads, value_bias
     )

@@ -56,6 +56,11 @@ class Site(ABC):
         return self.attention.inner_dim
 
     @property
+    def input_layer(self) -> Any:
+        """A layer that projects its input: where it is, and what type it computes in, the block is."""
+        return self.attention.to_q
+
+    @property
     def kv_dim(self) -> int:
         """Channels of keys, and of values, all heads together: fewer where heads of queries share them."""
         return getattr(self.attention, "inner_kv_dim", self.inner_dim)

@@ -33,12 +33,10 @@ class DeltaConvCascadeAttention(TextKeys, Attention):
     def image_tokens(self, call: Mapping[str, Any], tokens: int) -> Tensor:
         return _image(call)
 
-    @staticmethod
-    def image_output(call: Mapping[str, Any], output: Any, tokens: int) -> Tensor:
+    def image_output(self, call: Mapping[str, Any], output: Any, tokens: int) -> Tensor:
         return tokens_of(output)
 
-    @staticmethod
-    def with_image_output(call: Mapping[str, Any], output: Any, image: Tensor) -> Tensor:
+    def with_image_output(self, call: Mapping[str, Any], output: Any, image: Tensor) -> Tensor:
         return image.mT.reshape(output.shape).to(output.dtype)
 
 
