@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from diffusers import DiffusionPipeline, ModelMixin
+from diffusers import ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
@@ -30,7 +30,7 @@ from .presets import published_gate
 from .report import FusionReport, report_fusion, summary
 from .routing import POOL, REMOVED, TEACHER, StandIn
 from .side_car import saved_beside
-from .sites import Sites, denoiser_of, sites_to_convert
+from .sites import PipelineOrDenoiser, Sites, denoiser_of, sites_to_convert
 from .teacher_record import check_teacher, describe_teacher
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class DeltaConvFusion(SavedFusion):
     @classmethod
     def convert(
         cls,
-        pipe_or_denoiser: DiffusionPipeline | ModelMixin,
+        pipe_or_denoiser: PipelineOrDenoiser,
         kernel_size: int | str | Mapping[str, int] | MeasuredProfile = "auto",
         profile: Mapping[str, float] | MeasuredProfile | None = None,
         factors: Sequence[int] = (1, 2),
@@ -143,7 +143,7 @@ class DeltaConvFusion(SavedFusion):
     def from_convfusion(
         cls,
         path: str | os.PathLike[str],
-        pipe_or_denoiser: DiffusionPipeline | ModelMixin,
+        pipe_or_denoiser: PipelineOrDenoiser,
         gate: str | None = None,
         factors: Sequence[int] = (1, 2),
         ema: bool = True,
@@ -181,13 +181,13 @@ class DeltaConvFusion(SavedFusion):
         return fusion._attach(denoiser, sites)
 
     @staticmethod
-    def attached_to(pipe_or_denoiser: DiffusionPipeline | ModelMixin) -> DeltaConvFusion | None:
+    def attached_to(pipe_or_denoiser: PipelineOrDenoiser) -> DeltaConvFusion | None:
         """The fusion that a pipeline or denoiser runs with, as after a deep copy, or None."""
         attachment = attachment_of(denoiser_of(pipe_or_denoiser))
         return None if attachment is None else attachment.fusion
 
     @staticmethod
-    def layers_of(pipe_or_denoiser: DiffusionPipeline | ModelMixin) -> list[str]:
+    def layers_of(pipe_or_denoiser: PipelineOrDenoiser) -> list[str]:
         """Names of the self-attentions that `convert` replaces, for its kernel_size=, exclude= and only=.
 
         Raises:
@@ -209,7 +209,7 @@ class DeltaConvFusion(SavedFusion):
         """Layers, parameters and FLOPs before and after, of an attached fusion; `print(fusion.report)` is a table."""
         return report_fusion(self._attached().denoiser, self.config, self.blocks)
 
-    def attach(self, pipe_or_denoiser: DiffusionPipeline | ModelMixin) -> DeltaConvFusion:
+    def attach(self, pipe_or_denoiser: PipelineOrDenoiser) -> DeltaConvFusion:
         """Put the blocks in the places of the self-attentions, moved to their device and dtype. Returns the fusion.
 
         Raises:
@@ -232,7 +232,7 @@ class DeltaConvFusion(SavedFusion):
 
     @classmethod
     def attach_saved(
-        cls, pipe_or_denoiser: DiffusionPipeline | ModelMixin, path: str | os.PathLike | None = None, **options: Any
+        cls, pipe_or_denoiser: PipelineOrDenoiser, path: str | os.PathLike | None = None, **options: Any
     ) -> DeltaConvFusion:
         """Attach the blocks that lie beside the model's own files since it was saved while converted.
 

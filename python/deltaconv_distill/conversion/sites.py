@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
-from diffusers import DiffusionPipeline, ModelMixin, TransformerTemporalModel
+from diffusers import DiffusionPipeline, ModelMixin, ModularPipeline, TransformerTemporalModel
 from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_i2vgen_xl import I2VGenXLTransformerTemporalEncoder
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
@@ -14,7 +14,18 @@ from .families import FAMILIES, WHERE, why_refused
 from .kinds import KINDS
 from .kinds.site import Site, Sites
 
-__all__ = ["DENOISERS", "Site", "Sites", "denoiser_as_called", "denoiser_of", "find_sites", "sites_to_convert"]
+__all__ = [
+    "DENOISERS",
+    "PipelineOrDenoiser",
+    "Site",
+    "Sites",
+    "denoiser_as_called",
+    "denoiser_of",
+    "find_sites",
+    "sites_to_convert",
+]
+
+PipelineOrDenoiser: TypeAlias = DiffusionPipeline | ModularPipeline | ModelMixin
 
 DENOISERS = tuple(FAMILIES)
 PARTS = ("unet", "transformer", "prior", "decoder")  # of pipelines; the last two of Stable Cascade's
@@ -23,7 +34,7 @@ ALONG_TIME = (TransformerTemporalModel, AnimateDiffTransformer3D, I2VGenXLTransf
 BLOCKS_ALONG_TIME = ".temporal_transformer_blocks."  # the same in a part that has spatial ones beside them
 
 
-def denoiser_of(pipe_or_denoiser: DiffusionPipeline | ModelMixin) -> ModelMixin:
+def denoiser_of(pipe_or_denoiser: PipelineOrDenoiser) -> ModelMixin:
     """The model that predicts the noise: of a pipeline one of PARTS, or the model itself; not its compiled form.
 
     Raises:
@@ -43,9 +54,9 @@ def denoiser_of(pipe_or_denoiser: DiffusionPipeline | ModelMixin) -> ModelMixin:
     return model
 
 
-def denoiser_as_called(pipe_or_denoiser: DiffusionPipeline | ModelMixin) -> Any:
+def denoiser_as_called(pipe_or_denoiser: PipelineOrDenoiser) -> Any:
     """The first of PARTS that a pipeline has, in its compiled form where it has that one."""
-    if not isinstance(pipe_or_denoiser, DiffusionPipeline):
+    if not isinstance(pipe_or_denoiser, DiffusionPipeline | ModularPipeline):
         return pipe_or_denoiser
     parts = (getattr(pipe_or_denoiser, part, None) for part in PARTS)
     return next((part for part in parts if part is not None), None)  # a compiled one has no truth value
