@@ -43,7 +43,7 @@ class Goal:
 
     def __str__(self) -> str:
         if self.speedup is not None:
-            return f"at least {self.speedup:g}x faster"
+            return f"at least {self.speedup:g}x as fast"
         return f"at most {100 * (self.error or 0):g} % of the removed attention's error"
 
 

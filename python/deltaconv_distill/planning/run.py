@@ -61,7 +61,7 @@ def plan_conversion(
     fusion = DeltaConvFusion.convert(pipe, kernel_size, profile, factors=factors, expansion=expansion, gate=gate)
     try:
         costs = (counted_costs if unit == FLOPS else timed_costs)(denoiser, *latents)
-        plan = _draft(fusion, costs, goal, latents, scale)
+        plan = plan_of_costs(fusion, costs, goal, latents, scale)
         if goal.speedup is not None:
             plan.for_goal(goal)  # before anything that takes time
         measured = LossMeasurement(pipe, fusion, generation, progress)
@@ -101,10 +101,20 @@ def _chosen(plan: ConversionPlan, measured: LossMeasurement) -> ConversionPlan:
     return replace(chosen, goal=plan.goal, joint=plan.joint | {"planned": together})
 
 
-def _draft(
+def plan_of_costs(
     fusion: DeltaConvFusion, costs: StepCosts, goal: Goal, latents: tuple[int, int], scale: int
 ) -> ConversionPlan:
-    """The plan with costs, as if all layers lost the same."""
+    """A plan that knows costs alone, as if all layers lost the same: for a speed it converts the fewest layers.
+
+    It converts none before `for_goal` is asked.
+
+    Args:
+        fusion: with blocks for all layers.
+        costs: for `latents`.
+        goal: what the plan will be for.
+        latents: height and width in latent pixels.
+        scale: image pixels along each side of a latent one.
+    """
     options = next(iter(fusion.config.layers.values()))
     layers = {
         name: PlannedLayer(fusion.blocks[name].kernel_size, cost.attention, cost.block, 1.0, False)

@@ -11,6 +11,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import torch
+from cost_shares import table
 from deltaconv_distill import DeltaConvFusion
 from deltaconv_distill.conversion import ConversionPlan, Goal
 from deltaconv_distill.conversion.costs import FLOPS, LayerCost, counted_costs, timed_costs
@@ -288,3 +289,12 @@ def test_a_part_of_a_fusion_computes_what_its_blocks_do() -> None:
     for layers in ([], ["mid"]):
         with pytest.raises(ValueError, match="layers: expected some of"):
             part_of(fusion, layers)
+
+
+def test_the_page_has_the_tools_table() -> None:
+    """The row of Stable Diffusion 1.5 at 512 pixels, whose step no five layers make half as fast again."""
+    page = (Path(__file__).parents[3] / "docs" / "planning.md").read_text(encoding="utf-8")
+    *_, head, _, row = table("sd15", [512]).splitlines()
+    assert f"{head}\n" in page
+    assert f"{row}\n" in page
+    assert row.endswith("| 4 of 8 | – | – | – |")
