@@ -20,6 +20,7 @@ from diffusers import (
     I2VGenXLUNet,
     Kandinsky3UNet,
     LatteTransformer3DModel,
+    Lumina2Transformer2DModel,
     LuminaNextDiT2DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
@@ -263,6 +264,24 @@ def tiny_lumina_next() -> LuminaNextDiT2DModel:
     return denoiser
 
 
+def tiny_lumina2() -> Lumina2Transformer2DModel:
+    """A refining and two joint blocks; two heads of queries share one of keys and values."""
+    return Lumina2Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        hidden_size=16,
+        num_layers=2,
+        num_refiner_layers=1,
+        num_attention_heads=2,
+        num_kv_heads=1,
+        multiple_of=8,
+        axes_dim_rope=(4, 2, 2),
+        axes_lens=(16, 16, 16),
+        cap_feat_dim=32,
+    )
+
+
 def tiny_sd3() -> SD3Transformer2DModel:
     """As 3.5-medium: normalised queries and keys, a first block with two attentions, a last one whose text ends."""
     return SD3Transformer2DModel(
@@ -407,6 +426,7 @@ TINY = {
     "flux2": Tiny(tiny_flux2, 2, ANY, "attn.to_qkv_mlp_proj"),
     "qwen": Tiny(tiny_qwen_image, 2, ANY, "attn.to_q"),
     "cogview4": Tiny(tiny_cogview4, 2, ANY, "attn1.to_q"),
+    "lumina2": Tiny(tiny_lumina2, 3, ANY, "attn.to_q"),
     "auraflow": Tiny(tiny_auraflow, 2, ANY, "attn.to_q"),
     "chroma": Tiny(tiny_chroma, 2, ANY, "attn.to_q"),
     "mixed": Tiny(tiny_mixed_unet, 7, ANY, "attn2.to_v"),

@@ -14,6 +14,7 @@ from diffusers import (
     ChromaTransformer2DModel,
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
+    Lumina2Transformer2DModel,
     LuminaNextDiT2DModel,
     ModelMixin,
     QwenImageTransformer2DModel,
@@ -143,7 +144,7 @@ FROM_ZERO_TO_ONE = (  # whose timesteps are fractions of 1000
     StableCascadeUNet,
 )
 
-FROM_NOISE_TO_IMAGE = (LuminaNextDiT2DModel,)  # whose timesteps are 0 for noise and 1 for the image
+FROM_NOISE_TO_IMAGE = (LuminaNextDiT2DModel, Lumina2Transformer2DModel)  # 0 is noise there, and 1 the image
 
 
 def timestep_of(arguments: dict[str, Any]) -> int:

@@ -93,18 +93,23 @@ class TextStream:
     width: int | None = None
 
 
-def joint_flops(plain: Flops, image_tokens: int, text: TextStream, dim: int, inner_dim: int, heads: int) -> Flops:
+def joint_flops(
+    plain: Flops, image_tokens: int, text: TextStream, dim: int, inner_dim: int, heads: int, kv_dim: int | None = None
+) -> Flops:
     """As `layer_flops`, of a joint attention: `plain` is the count of its image tokens alone.
 
     `block` is all that is left of the attention with the block in it: projections, text queries on everything, image
     queries on the text, and the block.
     """
     projection = 2 * dim * inner_dim  # for an image token
-    text_projection = projection if text.width is None else 2 * text.width * inner_dim
+    keys_and_values = 2 * (2 * dim * (kv_dim or inner_dim))
+    text_width = text.width or dim
+    text_queries = text.queries * (2 * text_width * inner_dim)  # for a token of the text
+    text_projections = text_queries + 2 * (2 * text_width * (kv_dim or inner_dim))
     both = image_tokens + text.tokens
     asking = both if text.queries else image_tokens
     gathering = image_tokens if text.last else asking
-    projections = 3 * image_tokens * projection + (2 + text.queries) * text.tokens * text_projection
+    projections = image_tokens * (projection + keys_and_values) + text.tokens * text_projections
     if not text.single:
         projections += gathering * projection
     core = 2 * (2 * asking * both * inner_dim)
@@ -114,7 +119,7 @@ def joint_flops(plain: Flops, image_tokens: int, text: TextStream, dim: int, inn
     if gathering > image_tokens:
         left += 2 * (2 * text.tokens * both * inner_dim)
     else:  # without the image's keys and values, and the text's queries
-        left -= 2 * image_tokens * projection + text.queries * text.tokens * text_projection
+        left -= image_tokens * keys_and_values + text.tokens * text_queries
     return Flops(
         attention=projections + core,
         attention_core=core,

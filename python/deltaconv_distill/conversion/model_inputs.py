@@ -17,6 +17,7 @@ from diffusers import (
     I2VGenXLUNet,
     Kandinsky3UNet,
     LatteTransformer3DModel,
+    Lumina2Transformer2DModel,
     LuminaNextDiT2DModel,
     ModelMixin,
     PixArtTransformer2DModel,
@@ -42,6 +43,7 @@ JOINT_TEXT_TOKENS = {
     "QwenImageTransformer2DModel": 512,
     "CogView4Transformer2DModel": 1024,
     "AuraFlowTransformer2DModel": 256,
+    "Lumina2Transformer2DModel": 256,
     "ChromaTransformer2DModel": 512,
 }
 PACKED_WITH_IDS = (FluxTransformer2DModel, Flux2Transformer2DModel, ChromaTransformer2DModel)
@@ -56,6 +58,19 @@ def text_tokens_of(denoiser: ModelMixin) -> int:
     if isinstance(denoiser, StableCascadeUNet):
         return (TEXT_TOKENS if config.clip_text_in_channels else 0) + _pooled_tokens(denoiser)
     return JOINT_TEXT_TOKENS.get(type(denoiser).__name__, TEXT_TOKENS)
+
+
+class CountedOnes(Tensor):
+    """Ones, [B, n], without data: how many there are in a row can be read all the same."""
+
+    def sum(self, *args: Any, **options: Any) -> Tensor:
+        return torch.full(self.shape[:1], self.shape[1])
+
+
+def _readable_ones(batch: int, tokens: int, device: torch.device) -> Tensor:
+    """A mask [batch, tokens] whose sums Lumina 2 reads, on the meta device too."""
+    ones = torch.ones(batch, tokens, dtype=torch.bool, device=device)
+    return ones.as_subclass(CountedOnes) if ones.is_meta else ones
 
 
 def _pooled_tokens(denoiser: StableCascadeUNet) -> int:
@@ -81,6 +96,13 @@ def random_inputs(
     latents = noise(batch, config.in_channels, height, width)
     if isinstance(denoiser, StableCascadeUNet):
         return _of_stable_cascade(denoiser, latents, text_tokens)
+    if isinstance(denoiser, Lumina2Transformer2DModel):
+        return {
+            "hidden_states": latents,
+            "timestep": torch.full((batch,), 0.5, **options),
+            "encoder_hidden_states": noise(batch, text_tokens, config.cap_feat_dim),
+            "encoder_attention_mask": _readable_ones(batch, text_tokens, denoiser.device),
+        }
     if isinstance(denoiser, LuminaNextDiT2DModel):
         rows, columns = height // config.patch_size, width // config.patch_size
         return {

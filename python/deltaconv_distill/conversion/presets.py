@@ -19,6 +19,7 @@ from diffusers import (
     FluxTransformer2DModel,
     HunyuanDiT2DModel,
     Kandinsky3UNet,
+    Lumina2Transformer2DModel,
     LuminaNextDiT2DModel,
     ModelMixin,
     PixArtTransformer2DModel,
@@ -144,6 +145,12 @@ PRESETS = (
         config={"clip_text_pooled_in_channels": 1280, "clip_seq": 4},
         kernel_sizes={"down_blocks": 13, "up_blocks": 13},
         made_for=(StableCascadeUNet,),
+    ),
+    Preset(  # Lumina 2: PixArt's size
+        "Lumina 2",
+        config={"hidden_size": 2304, "cap_feat_dim": 2304},
+        kernel_sizes={"noise_refiner": 13, "layers": 13},
+        made_for=(Lumina2Transformer2DModel,),
     ),
     Preset(  # Lumina-Next: PixArt's size
         "Lumina-Next",

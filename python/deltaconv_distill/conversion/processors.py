@@ -15,6 +15,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_cogview4 import CogView4AttnProcessor
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from diffusers.models.transformers.transformer_flux2 import Flux2AttnProcessor, Flux2ParallelSelfAttnProcessor
+from diffusers.models.transformers.transformer_lumina2 import Lumina2AttnProcessor2_0
 from diffusers.models.transformers.transformer_qwenimage import QwenDoubleStreamAttnProcessor2_0
 from torch import nn
 
@@ -42,6 +43,7 @@ PLAIN = (
     CogView4AttnProcessor,
     Flux2AttnProcessor,
     Flux2ParallelSelfAttnProcessor,
+    Lumina2AttnProcessor2_0,
     FluxAttnProcessor,
     QwenDoubleStreamAttnProcessor2_0,
     processors.FusedAttnProcessor2_0,

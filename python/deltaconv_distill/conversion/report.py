@@ -54,7 +54,7 @@ class LayerReport:
         grid = self.grid(height, width)
         options = (self.dim, self.inner_dim, self.heads)
         plain = layer_flops(*grid, *options, self.inter, self.kernel_size, self.factors, self.kv_dim, self.has_outputs)
-        return plain if self.text is None else joint_flops(plain, grid[0] * grid[1], self.text, *options)
+        return plain if self.text is None else joint_flops(plain, grid[0] * grid[1], self.text, *options, self.kv_dim)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from diffusers import (
     Kandinsky3Pipeline,
     KandinskyV22Pipeline,
     LattePipeline,
+    Lumina2Pipeline,
     LuminaPipeline,
     MotionAdapter,
     QwenImagePipeline,
@@ -68,6 +69,10 @@ def images(pipe: DiffusionPipeline) -> np.ndarray:
         return pipe(height=16, width=32, **options).images
     if isinstance(pipe, Flux2KleinPipeline):
         return pipe(height=32, width=64, **embeddings(32), **options).images
+    if isinstance(pipe, Lumina2Pipeline):
+        masks = {"prompt_attention_mask": torch.ones(1, 3), "negative_prompt_attention_mask": torch.ones(1, 3)}
+        masks = {name: mask.bool() for name, mask in masks.items()}
+        return pipe(height=64, width=128, **embeddings(32), **masks, **options).images
     if isinstance(pipe, AuraFlowPipeline):
         masks = {"prompt_attention_mask": torch.ones(1, 3), "negative_prompt_attention_mask": torch.ones(1, 3)}
         return pipe(height=16, width=32, **embeddings(32), **masks, **options).images
@@ -251,6 +256,18 @@ def lumina() -> LuminaPipeline:
     )
 
 
+def lumina2() -> Lumina2Pipeline:
+    vae = tiny_sd().vae
+    vae.register_to_config(shift_factor=0.0)
+    return Lumina2Pipeline(
+        transformer=make_tiny("lumina2"),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=vae,
+        text_encoder=None,
+        tokenizer=None,
+    )
+
+
 def vision(width: int) -> CLIPVisionModelWithProjection:
     config = CLIPVisionConfig(
         hidden_size=32,
@@ -341,6 +358,7 @@ PIPELINES = [
     kandinsky22,
     stable_cascade,
     lumina,
+    lumina2,
     aura_flow,
     chroma,
 ]

@@ -144,7 +144,7 @@ def test_measured_shares_are_where_blocks_start(name: str, tmp_path: Path) -> No
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", [*JOINT, "hunyuan-dit"])
+@pytest.mark.parametrize("name", [*JOINT, "hunyuan-dit", "lumina2", "lumina-next"])
 def test_windows_as_large_as_the_image_change_nothing(name: str) -> None:
     """In the image's part alone, put together with the text's again; and where positions turn queries and keys."""
     denoiser = make_tiny(name)
@@ -169,6 +169,7 @@ def test_windows_as_large_as_the_image_change_nothing(name: str) -> None:
         ("qwen", FIRST),
         ("cogview4", first_of("cogview4")),
         ("auraflow", first_of("auraflow")),
+        ("lumina2", "layers.0.attn"),
         ("auraflow", SINGLE),
         ("chroma", SINGLE),
     ],
@@ -306,6 +307,22 @@ def test_keys_of_reference_images_are_refused() -> None:
             denoiser(**inputs, **options)
         with fusion.teacher():
             denoiser(**inputs, **options)
+
+
+@torch.no_grad()
+def test_texts_of_different_lengths_in_lumina2_are_refused() -> None:
+    """The shorter one's image tokens begin earlier in the sequence. Padding that both have is no padding at all."""
+    denoiser = make_tiny("lumina2")
+    fusion = convert(denoiser)
+    inputs = tiny_inputs(denoiser, 8, 12)
+    inputs["encoder_attention_mask"][:, -2:] = False
+    shorter = inputs | {key: inputs[key][:, :-2] for key in ("encoder_hidden_states", "encoder_attention_mask")}
+    torch.testing.assert_close(denoiser(**inputs).sample, denoiser(**shorter).sample, rtol=1e-4, atol=1e-5)
+    inputs["encoder_attention_mask"][1, -3] = False
+    with pytest.raises(ValueError, match="attention_mask: a ΔConvBlock has no keys to mask"):
+        denoiser(**inputs)
+    with fusion.teacher():
+        denoiser(**inputs)
 
 
 @torch.no_grad()

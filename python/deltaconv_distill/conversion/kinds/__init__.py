@@ -20,6 +20,7 @@ from . import (
     flux2,
     hunyuan_dit,
     kandinsky3,
+    lumina2,
     lumina_next,
     qwen_image,
     sd3,
@@ -49,5 +50,6 @@ KINDS: tuple[Finder, ...] = tuple(
         added_kv,
         stable_cascade,
         lumina_next,
+        lumina2,
     )
 )

@@ -35,19 +35,27 @@ def linear_maps(attention: Any, name: str, handled: Collection[str] = ()) -> Lin
     """
     unfit = [option for option in ("group_norm", "spatial_norm") if getattr(attention, option, None) is not None]
     unfit += [option for option in ("residual_connection", "only_cross_attention") if getattr(attention, option, False)]
-    unfit += ["kv_heads"] if getattr(attention, "inner_kv_dim", attention.inner_dim) != attention.inner_dim else []
     unfit += ["out_dim"] if attention.out_dim != attention.query_dim else []
     unfit = [option for option in unfit if option not in handled]
     if unfit:
         raise ValueError(
             f"init: 'attention' does not know what {name} does with its {', '.join(unfit)}; convert with init='random'"
         )
-    values, value_bias = weights_of(attention.to_v, attention.query_dim)
+    values, value_bias = values_of(attention)
     outputs, output_bias = weights_of(attention.to_out[0], attention.inner_dim)
     scale = 1.0 if "residual_connection" in handled else 1 / getattr(attention, "rescale_output_factor", 1.0)
     return LinearMaps(
         values, outputs * scale, (outputs @ value_bias + output_bias) * scale, attention.heads, value_bias
     )
+
+
+def values_of(attention: Any) -> tuple[Tensor, Tensor]:
+    """Matrix and bias of its values, those that heads of queries share as often as they are used."""
+    shared, bias = weights_of(attention.to_v, attention.query_dim)
+    width, uses = attention.inner_dim // attention.heads, attention.inner_dim // len(shared)
+    parts = (part.unflatten(0, (-1, width)).repeat_interleave(uses, dim=0).flatten(0, 1) for part in (shared, bias))
+    values, value_bias = parts
+    return values, value_bias
 
 
 def weights_of(linear: nn.Module, width: int) -> tuple[Tensor, Tensor]:

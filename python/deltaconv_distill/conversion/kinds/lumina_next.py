@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..grids import InputGrid
 from ..routing import DeltaConvAttention
-from .linear_maps import LinearMaps, weights_of
+from .linear_maps import LinearMaps, values_of
 from .site import Owner, Site, Sites
 
 
@@ -73,11 +73,7 @@ class LuminaSite(Site):
         return False
 
     def linear_maps(self) -> LinearMaps:
-        attention = self.attention
-        grouped, bias = weights_of(attention.to_v, attention.query_dim)
-        width, group = self.inner_dim // self.heads, self.inner_dim // self.kv_dim
-        values = grouped.unflatten(0, (-1, width)).repeat_interleave(group, dim=0).flatten(0, 1)
-        value_bias = bias.unflatten(0, (-1, width)).repeat_interleave(group, dim=0).flatten()
+        values, value_bias = values_of(self.attention)
         return LinearMaps(values, torch.eye(self.inner_dim), value_bias, self.heads, value_bias)
 
 
