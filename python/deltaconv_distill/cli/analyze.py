@@ -98,19 +98,22 @@ def run(options: argparse.Namespace) -> None:
         profile = analyze(pipe, generation, sampling, rule)
         if options.ablate:
             profile.ablation = ablate_windows(pipe, generation, profile.kernel_sizes)
-        plan = None if goal is None else _plan(pipe, generation, goal, profile, options)
     except (TypeError, ValueError) as error:  # the pipeline checks sizes and prompts itself
         raise UserError(str(error)) from error
     print(summarise(profile))  # first: it is there also where the disk is full
     profile.save(options.output / PROFILE_FILE)
-    if plan is not None:
-        from ..planning import plan_table
-
-        print(f"\n{plan_table(plan)}")
-        plan.save(options.output / PLAN_FILE)
-        print(f"\nplan: {options.output / PLAN_FILE}", end="")
+    print(f"\nprofile: {options.output / PROFILE_FILE}")
+    plan = None
+    try:
+        if goal is not None:
+            plan = _plan(pipe, generation, goal, profile, options)
+            plan.save(options.output / PLAN_FILE)
+            print(f"plan: {options.output / PLAN_FILE}")
+    except UserError:  # a goal out of reach takes nothing from the analysis
+        write_report(profile, options.output / REPORT_FILE)
+        raise
     write_report(profile, options.output / REPORT_FILE, plan)
-    print(f"\nprofile: {options.output / PROFILE_FILE}\nreport: {options.output / REPORT_FILE}")
+    print(f"report: {options.output / REPORT_FILE}")
 
 
 def _goal(options: argparse.Namespace) -> Goal | None:
@@ -130,16 +133,18 @@ def _goal(options: argparse.Namespace) -> Goal | None:
 def _plan(
     pipe: DiffusionPipeline, generation: Generation, goal: Goal, profile: Profile, options: argparse.Namespace
 ) -> ConversionPlan:
-    from ..planning import plan_conversion
+    from ..planning import plan_conversion, plan_table
 
     pixels = None if options.goal_size is None else (options.goal_size, options.goal_size)
     try:
-        return plan_conversion(pipe, generation, goal, pixels, profile, unit=COSTS[options.goal_cost or "flops"])
+        plan = plan_conversion(pipe, generation, goal, pixels, profile, unit=COSTS[options.goal_cost or "flops"])
     except ValueError as error:
         text = str(error)
-        raise UserError(
-            f"--goal_size: {text.removeprefix('pixels: ')}" if text.startswith("pixels") else text
-        ) from error
+        if text.startswith(("pixels: ", "hidden_states: ")):  # of the size that costs are for
+            text = f"--goal_size: {text.partition(': ')[2]}"
+        raise UserError(text) from error
+    print(f"\n{plan_table(plan)}\n")
+    return plan
 
 
 def summarise(profile: Profile) -> str:

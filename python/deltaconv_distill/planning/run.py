@@ -56,7 +56,7 @@ def plan_conversion(
     if unit not in UNITS:
         raise ValueError(f"unit: expected one of {UNITS}, got {unit!r}")
     denoiser = denoiser_of(pipe)
-    scale = pipe.vae_scale_factor
+    scale = getattr(pipe, "vae_scale_factor", 1)  # some generate pixels
     latents = sample_size_of(denoiser) if pixels is None else _latents(pixels, scale)
     fusion = DeltaConvFusion.convert(pipe, kernel_size, profile, factors=factors, expansion=expansion, gate=gate)
     try:

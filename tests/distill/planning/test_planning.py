@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 import torch
 from deltaconv_distill import DeltaConvFusion
 from deltaconv_distill.analysis import Generation, Profile, ablate_windows, pictures, report_fragment
-from deltaconv_distill.cli import main
+from deltaconv_distill.cli import analyze, main
+from deltaconv_distill.cli.errors import UserError
 from deltaconv_distill.planning import ConversionPlan, Goal, plan_conversion, plan_table
 from deltaconv_distill.planning import losses as losses_module
 from deltaconv_distill.planning.losses import LossMeasurement
@@ -141,8 +143,8 @@ def test_commands_from_a_goal_to_a_student(
     tiny_sd().save_pretrained(model)
     generate = ["--num_inference_steps", "1", "--timesteps", "900", "--prompt", "red cat"]
     generate += ["--height", "16", "--width", "16"]
-    analyze = ["analyze", "--model", str(model), *generate, "--output", str(analysis)]
-    assert main([*analyze, "--goal_speedup", "1.05", "--goal_size", "64"]) == 0
+    command = ["analyze", "--model", str(model), *generate, "--output", str(analysis)]
+    assert main([*command, "--goal_speedup", "1.05", "--goal_size", "64"]) == 0
     plan = ConversionPlan.load(analysis / "plan.json")
     assert (plan.goal, plan.pixels) == (Goal(speedup=1.05), (64, 64))
     assert 0 < len(plan.kernel_sizes) < len(plan.layers)
@@ -201,8 +203,14 @@ def test_analyze_explains_goals_out_of_reach(tmp_path: Path, capsys: pytest.Capt
     command = ["analyze", "--model", str(tmp_path / "model"), *generate, "--output", str(tmp_path / "analysis")]
     assert main([*command, "--goal_speedup", "40", "--goal_size", "64"]) == 2
     assert "--goal_speedup: 40 cannot be reached at 64 x 64 pixels" in capsys.readouterr().err
-    assert main([*command, "--goal_speedup", "2", "--goal_size", "65"]) == 2
-    assert "--goal_size: expected positive multiples of 2" in capsys.readouterr().err
+    saved = tmp_path / "analysis" / "profile.json"
+    assert saved.is_file()  # which took longest
+    assert (tmp_path / "analysis" / "report.html").is_file()
+    plan = argparse.Namespace(goal_size=65, goal_cost=None)
+    for size, message in ((65, "expected positive multiples of 2"), (2, "1 x 1 tokens are too few")):
+        plan.goal_size = size
+        with pytest.raises(UserError, match=f"--goal_size: {message}"):
+            analyze._plan(tiny_sd(), GENERATION, Goal(speedup=2), Profile.load(saved), plan)
 
 
 @pytest.mark.parametrize(
