@@ -142,13 +142,13 @@ struct Convolution {
   }
 
   template <class Source>
-  DELTACONV_NOINLINE void read_full(Source source, int64_t r, int64_t plane, A* to) const {
+  DELTACONV_NOINLINE void read_full(const Source& source, int64_t r, int64_t plane, A* to) const {
     const auto* line = source.row(r);
     put(r, plane, to, [=](int64_t x) { return source.at(line, x); });
   }
 
   template <class Source>
-  DELTACONV_NOINLINE void read_averaged(Source source, int64_t r, int64_t plane, A* to) const {
+  DELTACONV_NOINLINE void read_averaged(const Source& source, int64_t r, int64_t plane, A* to) const {
     const int64_t factor = plan->factor;
     if (factor == 2) {
       put(r, plane, to, [=](int64_t x) { return average_window<A>(source, 2, r, x); });
@@ -158,7 +158,7 @@ struct Convolution {
   }
 
   template <class Source>
-  DELTACONV_NOINLINE void read_resampled(Source source, int64_t r, int64_t plane, A* to) const {
+  DELTACONV_NOINLINE void read_resampled(const Source& source, int64_t r, int64_t plane, A* to) const {
     A* out = resampled - inside().begin * V;
     resample_row(source, plan->pool_rows, plan->pool_cols, r, inside(), combined,
                  [=](int64_t x, Vector<A> value) { store(out + x * V, value); });

@@ -3,15 +3,9 @@
 namespace deltaconv::cpu::DELTACONV_ISA {
 namespace {
 
-// A register tile is kTiles tiles of kRows rows. Beside it, kTaps weights of each row are in registers. There are 16
-// vector registers on AVX2 and SSE, 32 on AVX-512 and NEON.
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int kTiles = 8;
-constexpr int kTaps = 5;
-#else
-constexpr int kTiles = 5;
-constexpr int kTaps = 3;
-#endif
+// A register tile is kTiles tiles of kRows rows. Beside it, kTaps weights of each row are in registers.
+constexpr int kTiles = kVectorRegisters == 32 ? 8 : 5;
+constexpr int kTaps = kVectorRegisters == 32 ? 5 : 3;
 
 // Adds the part of one input row to R rows of outputs, for Q chunks of taps. Each input is loaded once and serves R
 // * Q sums.
@@ -34,6 +28,7 @@ DELTACONV_INLINE void add_chunks(Vector<A> (&sum)[R][T], const A* x, const A* co
         if (s - q >= 0 && s - q < T) sum[r][s - q] += value * w[r][q];
       }
     }
+    if constexpr (R * (T + Q) < kVectorRegisters) separate_loads();  // else weights are to be loaded at each use
   }
 }
 
@@ -79,7 +74,7 @@ DELTACONV_INLINE void sum_products(const Rows<A>& rows, int64_t offset, int64_t 
     for (int t = 0; t < T; ++t) sum[r][t] = start;
   }
   const int64_t step = chunks * V;
-  const auto single = [&](int64_t i, int r, const A* w) {
+  const auto single = [&](int64_t i, int r, const A* w) DELTACONV_INLINE_LAMBDA {
     if (!rows.pointers[i]) return;
     Vector<A>(&one)[1][T] = reinterpret_cast<Vector<A>(&)[1][T]>(sum[r]);
     add_row<T, 1, Chunks>(one, chunks, rows.pointers[i] + offset, {w});
@@ -103,13 +98,12 @@ template <int M, int T, int R, int Chunks, class A>
 DELTACONV_INLINE void convolve_tiles(const Scheme& scheme, int64_t K, const Rows<A>& rows, int64_t t, const A* weights,
                                      const A* bias, A* const (&out)[kRows]) {
   constexpr int V = kLanes<A>, P = 2 * M - 1;
-  const Vector<A> constant = load(bias);
   alignas(64) A products[R][P][T * V];
 #pragma GCC unroll 1
   for (int p = 0; p < P; ++p) {
     Vector<A> sum[R][T];
     sum_products<T, R, Chunks>(rows, rows.offset + (p * rows.pitch + t) * V, K, scheme.chunks,
-                               weights + p * K * scheme.chunks * V, M == 1 ? constant : Vector<A>{}, sum);
+                               weights + p * K * scheme.chunks * V, M == 1 ? load(bias) : Vector<A>{}, sum);
 #pragma GCC unroll 2
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
@@ -117,7 +111,7 @@ DELTACONV_INLINE void convolve_tiles(const Scheme& scheme, int64_t K, const Rows
     }
   }
   for (int r = 0; r < R && M > 1; ++r) {
-    transform_outputs<M>(&products[r][0][0], T, T, constant, out[r] + t * M * V);
+    transform_outputs<M>(&products[r][0][0], T, T, load(bias), out[r] + t * M * V);
   }
 }
 

@@ -6,8 +6,35 @@
 #include <string>
 #include <vector>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace deltaconv::cpu {
 namespace {
+
+#if defined(__x86_64__)
+
+// Whether the processor has what each build of the kernels was compiled for, and the system keeps its registers.
+struct X86 {
+  bool avx2, avx512;
+};
+
+// Asks the processor itself: Clang 14's __builtin_cpu_supports knows no "f16c", and clang-cl links nothing that
+// would answer it.
+X86 ask_x86() {
+  unsigned a, b, c, d, kept = 0, kept_high;
+  const auto has = [](unsigned word, unsigned bits) { return (word & bits) == bits; };
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !has(c, bit_OSXSAVE)) return {};
+  __asm__("xgetbv" : "=a"(kept), "=d"(kept_high) : "c"(0));
+  constexpr unsigned kYmm = 0x06, kZmm = 0xe6;  // XCR0: XMM and YMM; ZMM, its upper 16 and masks too
+  const bool avx = has(c, bit_AVX | bit_FMA | bit_F16C) && has(kept, kYmm);
+  if (!avx || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return {};
+  const bool avx2 = has(b, bit_AVX2);
+  return {avx2, avx2 && has(b, bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ) && has(kept, kZmm)};
+}
+
+#endif
 
 struct Candidate {
   const InstructionSet* set;
@@ -18,18 +45,13 @@ struct Candidate {
 std::vector<Candidate> candidates() {
   std::vector<Candidate> built;
 #if defined(__x86_64__)
-  __builtin_cpu_init();
-  [[maybe_unused]] const bool avx2 =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  [[maybe_unused]] const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
-                                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                                       __builtin_cpu_supports("avx512dq");
+  [[maybe_unused]] const X86 here = ask_x86();
 #endif
 #if defined(DELTACONV_HAS_avx512)
-  built.push_back({&avx512::kInstructionSet, avx512});
+  built.push_back({&avx512::kInstructionSet, here.avx512});
 #endif
 #if defined(DELTACONV_HAS_avx2)
-  built.push_back({&avx2::kInstructionSet, avx2});
+  built.push_back({&avx2::kInstructionSet, here.avx2});
 #endif
 #if defined(DELTACONV_HAS_baseline)
   built.push_back({&baseline::kInstructionSet, true});

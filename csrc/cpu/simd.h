@@ -14,6 +14,9 @@
 // Marks functions that loop over a row. Inlined into their callers they would share registers with all that
 // stands around them.
 #define DELTACONV_NOINLINE __attribute__((noinline))
+// Marks lambdas, after their parameters. Clang calls some that GCC inlines, and vectors that they capture are then kept
+// on the stack.
+#define DELTACONV_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace deltaconv::cpu::DELTACONV_ISA {
 
@@ -23,6 +26,12 @@ inline constexpr int kVectorBytes = 64;
 inline constexpr int kVectorBytes = 32;
 #else
 inline constexpr int kVectorBytes = 16;
+#endif
+
+#if defined(__AVX512F__) || defined(__aarch64__)
+inline constexpr int kVectorRegisters = 32;
+#else
+inline constexpr int kVectorRegisters = 16;
 #endif
 
 template <class A>
@@ -94,6 +103,14 @@ DELTACONV_INLINE V held(V v) {
   asm("" : "+v"(v));
 #endif
   return v;
+}
+
+// Keeps the loads before it from those after it where there are 16 registers. Clang would do all loads of an unrolled
+// loop first, and put sums on the stack for want of registers.
+DELTACONV_INLINE void separate_loads() {
+#if defined(__clang__)
+  if constexpr (kVectorRegisters == 16) asm volatile("" ::: "memory");
+#endif
 }
 
 template <class A>

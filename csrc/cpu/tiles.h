@@ -44,24 +44,28 @@ inline constexpr double kPoints<5>[] = {0.25, 0.625, 1.125, 2.25};
 constexpr double power(double base, int exponent) { return exponent ? base * power(base, exponent - 1) : 1; }
 
 // zeros[i] is the polynomial in t^2 that is zero at all pairs but the i-th (the last one at all pairs); its constant
-// term comes first, its leading coefficient is 1. filter[i] = 1 / (2 a zeros[i](a^2)).
+// term comes first, its leading coefficient is 1. powers[i][k] = a^k, filter[i][k] = a^k / (2 a zeros[i](a^2)). They
+// are tables because Clang calls power() at run time where a loop's index, even an unrolled one's, is an argument.
 template <int M>
 struct Coefficients {
-  double zeros[M][M + 1] = {}, filter[M] = {};
+  double zeros[M][M + 1] = {}, powers[M][M] = {}, filter[M][M] = {};
 
   constexpr Coefficients() {
     for (int i = 0; i < M; ++i) {
       const double a = kPoints<M>[i < M - 1 ? i : 0];
       zeros[i][0] = 1;
-      filter[i] = 2 * a;
+      double divisor = 2 * a;
       for (int j = 0; j < M - 1; ++j) {
         if (j == i) continue;
         const double square = power(kPoints<M>[j], 2);
-        filter[i] *= a * a - square;
+        divisor *= a * a - square;
         for (int k = M; k > 0; --k) zeros[i][k] = zeros[i][k - 1] - square * zeros[i][k];
         zeros[i][0] *= -square;
       }
-      if (i < M - 1) filter[i] = 1 / filter[i];
+      for (int k = 0; k < M; ++k) {
+        powers[i][k] = power(a, k);
+        filter[i][k] = i < M - 1 ? 1 / divisor * powers[i][k] : 0;
+      }
     }
   }
 };
@@ -96,7 +100,7 @@ struct Transform {
   static DELTACONV_INLINE void filter(const V (&w)[M], const Put& put) {
 #pragma GCC unroll 8
     for (int i = 0; i < M - 1; ++i) {
-      const auto factor = [=](int k) { return A(kCoefficients.filter[i] * power(kPoints<M>[i], k)); };
+      const auto factor = [=](int k) { return A(kCoefficients.filter[i][k]); };
       V even = factor(0) * w[0], odd = factor(1) * w[1];
 #pragma GCC unroll 8
       for (int k = 2; k < M; ++k) (k % 2 ? odd : even) += factor(k) * w[k];
@@ -114,7 +118,7 @@ struct Transform {
       const V plus = point(2 * i), minus = point(2 * i + 1), even = plus + minus, odd = plus - minus;
 #pragma GCC unroll 8
       for (int k = 0; k < M; ++k) {
-        const V term = A(power(kPoints<M>[i], k)) * (k % 2 ? odd : even);
+        const V term = A(kCoefficients.powers[i][k]) * (k % 2 ? odd : even);
         y[k] = i == 0 && k < M - 1 ? term : y[k] + term;
       }
     }

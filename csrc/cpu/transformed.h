@@ -86,8 +86,9 @@ struct TransformedRows {
   // the first output.
   template <class Column>
   DELTACONV_INLINE void put(int64_t r, int64_t plane, const Column& column) const {
-    with_tile(tiling.scheme.tile,
-              [&]<int M>() { transform_inputs<M>(column, tiling.input_tiles(), tiling.pitch, ring.at(r, plane)); });
+    with_tile(tiling.scheme.tile, [&]<int M>() DELTACONV_INLINE_LAMBDA {
+      transform_inputs<M>(column, tiling.input_tiles(), tiling.pitch, ring.at(r, plane));
+    });
   }
 
   // The rows that rows r to r + count - 1 of the convolution are made of.
