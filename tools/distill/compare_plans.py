@@ -4,12 +4,12 @@
     python tools/distill/compare_plans.py --tables plans.json   # Markdown of an earlier run, without another
 
 The blocks of all layers are trained layer by layer (stage 1) once: that trains each by itself, so every subset of the
-layers has its student, and each is measured. Then the planned mix for each speed, the one that converts the layers with
-the most tokens first, two drawn at random and the whole conversion are trained end to end for equally many steps. Only
-mixes count that would miss the speed without any one of their layers. For an error, the fastest student of all subsets is
-set beside the fastest of the plan's curve, of the layers with the most tokens first, and of all or nothing. Errors are mean squared differences from the
-teacher on noise that training never draws, as shares of what removing all self-attention makes; the plan knows none of
-them. Costs are FLOPs of a step.
+layers has its student, and each is measured. Then the planned mix for each speed, the one that converts the layers
+with the most tokens first, two drawn at random and the whole conversion are trained end to end for equally many
+steps. Only mixes count that would miss the speed without any one of their layers. For an error, the fastest student
+of all subsets is set beside the fastest of the plan's curve, of the layers with the most tokens first, and of all or
+nothing. Errors are mean squared differences from the teacher on noise that training never draws, as shares of what
+removing all self-attention makes; the plan knows none of them. Costs are FLOPs of a step.
 """
 
 from __future__ import annotations

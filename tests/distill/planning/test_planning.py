@@ -197,7 +197,10 @@ def test_analyze_explains_mistakes(flags: list[str], message: str, capsys: pytes
     assert message in capsys.readouterr().err
 
 
-def test_analyze_explains_goals_out_of_reach(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_analyze_explains_goals_out_of_reach(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "plot", lambda *_: "")
     tiny_sd().save_pretrained(tmp_path / "model")
     generate = ["--num_inference_steps", "1", "--timesteps", "500", "--prompt", "red cat"]
     command = ["analyze", "--model", str(tmp_path / "model"), *generate, "--output", str(tmp_path / "analysis")]
