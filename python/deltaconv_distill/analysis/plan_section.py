@@ -19,7 +19,7 @@ def plan_section(plan: ConversionPlan) -> str:
         "<h2>Which layers to convert</h2>"
         f"<p>The goal is a step {html.escape(str(plan.goal))}, at {height}×{width} pixels. The plan converts "
         f"<b>{len(plan.kernel_sizes)} of {len(plan.layers)}</b> self-attentions: a whole step of the denoiser is "
-        f"<b>{plan.speedup:.2f}×</b> as fast by {_unit(plan)}, and the expected error is "
+        f"<b>{plan.speedup:.2f}×</b> as fast by {plan.measure}, and the expected error is "
         f"<b>{percent(plan.error)}</b> of what removing all self-attention would do.{_together(plan)} Blocks are "
         "fitted here, not trained: distillation takes most of the error away.</p>"
         f"{_picture(plan, curve)}"
@@ -31,10 +31,6 @@ def plan_section(plan: ConversionPlan) -> str:
         "removed. The curve has every choice that no other choice beats in both; it ends where every layer that saves "
         "something is converted.</p>"
     )
-
-
-def _unit(plan: ConversionPlan) -> str:
-    return "the clock" if plan.unit == "ns" else plan.unit
 
 
 def _together(plan: ConversionPlan) -> str:

@@ -121,11 +121,16 @@ class ConversionPlan:
         """Expected, the sum of the losses as a share of the removed attention's."""
         return sum(layer.loss for layer in self.layers.values() if layer.convert) / self.removed
 
+    @property
+    def measure(self) -> str:
+        """What the speedup is by, in words."""
+        return "the clock" if self.unit == "ns" else self.unit
+
     def __str__(self) -> str:
         height, width = self.pixels
         return (
             f"{len(self.kernel_sizes)} of {len(self.layers)} layers for a step {self.goal} at {height} x {width} "
-            f"pixels: {self.speedup:.2f}x by {self.unit}, error {100 * self.error:.2g} % of the removed attention's"
+            f"pixels: {self.speedup:.2f}x by {self.measure}, error {100 * self.error:.2g} % of the removed attention's"
         )
 
     def for_goal(self, goal: Goal) -> ConversionPlan:

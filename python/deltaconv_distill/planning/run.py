@@ -55,6 +55,9 @@ def plan_conversion(
     """
     if unit not in UNITS:
         raise ValueError(f"unit: expected one of {UNITS}, got {unit!r}")
+    if isinstance(kernel_size, MeasuredProfile):  # without its advice which layers to keep: that is the plan's
+        profile = kernel_size
+        kernel_size = dict(profile.kernel_sizes)
     denoiser = denoiser_of(pipe)
     scale = getattr(pipe, "vae_scale_factor", 1)  # some generate pixels
     latents = sample_size_of(denoiser) if pixels is None else _latents(pixels, scale)

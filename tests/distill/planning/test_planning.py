@@ -121,6 +121,7 @@ def test_layers_that_lose_more_together_are_fewer(monkeypatch: pytest.MonkeyPatc
 def test_costs_by_the_clock(pipe: StableDiffusionPipeline) -> None:
     plan = plan_conversion(pipe, GENERATION, Goal(error=50), (64, 64), kernel_size=3, unit="ns", progress=False)
     assert plan.unit == "ns"
+    assert "x by the clock, error" in str(plan)
     assert plan.cost > 10_000
     assert set(plan.kernel_sizes) == {name for name, layer in plan.layers.items() if layer.saving > 0}
 
