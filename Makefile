@@ -6,11 +6,12 @@ REQUIREMENTS := $(VENV)/.requirements-installed
 BUILD := $(VENV)/.built
 DEMO_OUTPUT := runs/demo
 TEST_PROCESSES ?= 2
+OTHER_SYSTEMS ?= aarch64-macos x86_64-windows-gnu aarch64-windows-gnu aarch64-linux-gnu
 
 NATIVE_SOURCES := $(shell find csrc -type f)
 PACKAGE_FILES := setup.py pyproject.toml CMakeLists.txt
 
-.PHONY: demo test sanitize bench wheel docs lint format clean install
+.PHONY: demo test sanitize compilers bench wheel docs lint format clean install
 
 # The main job: the embedded teacher loses its self-attention, is distilled, and generates again.
 demo: install
@@ -23,6 +24,13 @@ test: install
 # The CPU kernels of every instruction set under AddressSanitizer, UBSan and ThreadSanitizer: minutes of building.
 sanitize: install
 	DELTACONV_SANITIZE=all $(BIN)/python -m pytest tests/kernels/test_sanitizers.py --timeout 3600
+
+# The CPU library by Clang, tested, and its sources compiled for systems that are not here: docs/building.md.
+compilers: install
+	$(BIN)/pip install --quiet -r tools/compilers/requirements.txt
+	tools/compilers/check_clang.sh
+	$(BIN)/python tools/compilers/check_other_systems.py $(OTHER_SYSTEMS)
+	$(BIN)/python -m pytest tests/test_compilers.py
 
 bench: install
 	$(BIN)/python -m pytest bench --benchmark-only
