@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from deltaconv_distill.conversion.model_inputs import random_inputs
+from deltaconv_distill.conversion.model_inputs import predict, random_inputs
 from deltaconv_distill.conversion.sites import find_sites
 from diffusers import (
     AuraFlowTransformer2DModel,
@@ -31,6 +31,7 @@ from diffusers import (
     UNet3DConditionModel,
     UNetMotionModel,
     UNetSpatioTemporalConditionModel,
+    ZImageTransformer2DModel,
 )
 
 TEXT_TOKENS = 5
@@ -282,6 +283,21 @@ def tiny_lumina2() -> Lumina2Transformer2DModel:
     )
 
 
+def tiny_z_image() -> ZImageTransformer2DModel:
+    """A refining and two joint blocks."""
+    return ZImageTransformer2DModel(
+        in_channels=4,
+        dim=16,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=32,
+        axes_dims=[4, 2, 2],
+        axes_lens=[128, 16, 16],
+    )
+
+
 def tiny_sd3() -> SD3Transformer2DModel:
     """As 3.5-medium: normalised queries and keys, a first block with two attentions, a last one whose text ends."""
     return SD3Transformer2DModel(
@@ -427,6 +443,7 @@ TINY = {
     "qwen": Tiny(tiny_qwen_image, 2, ANY, "attn.to_q"),
     "cogview4": Tiny(tiny_cogview4, 2, ANY, "attn1.to_q"),
     "lumina2": Tiny(tiny_lumina2, 3, ANY, "attn.to_q"),
+    "z-image": Tiny(tiny_z_image, 3, ANY, "attention.to_q"),
     "auraflow": Tiny(tiny_auraflow, 2, ANY, "attn.to_q"),
     "chroma": Tiny(tiny_chroma, 2, ANY, "attn.to_q"),
     "mixed": Tiny(tiny_mixed_unet, 7, ANY, "attn2.to_v"),
@@ -471,4 +488,4 @@ def tiny_inputs(denoiser: torch.nn.Module, height: int, width: int, seed: int = 
 
 def run(denoiser: torch.nn.Module, height: int = 8, width: int = 8, seed: int = 0) -> torch.Tensor:
     """The prediction for `tiny_inputs`."""
-    return denoiser(**tiny_inputs(denoiser, height, width, seed), return_dict=False)[0]
+    return predict(denoiser, tiny_inputs(denoiser, height, width, seed))

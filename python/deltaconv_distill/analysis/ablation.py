@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..conversion.kernel_sizes import check_names
+from ..conversion.model_inputs import predict
 from ..conversion.sites import denoiser_of, sites_to_convert
 from ..quiet import quiet
 from .attention import probabilities
@@ -132,7 +133,7 @@ class _Changes:
             return output
 
         with watched(self.denoiser, watch):
-            prediction = self.denoiser(**{**given, "return_dict": False})[0]
+            prediction = predict(self.denoiser, given)
         self.bar.update()
         return prediction, own, before
 

@@ -19,6 +19,7 @@ from diffusers import (
     ModelMixin,
     QwenImageTransformer2DModel,
     StableCascadeUNet,
+    ZImageTransformer2DModel,
 )
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
@@ -144,13 +145,14 @@ FROM_ZERO_TO_ONE = (  # whose timesteps are fractions of 1000
     StableCascadeUNet,
 )
 
-FROM_NOISE_TO_IMAGE = (LuminaNextDiT2DModel, Lumina2Transformer2DModel)  # 0 is noise there, and 1 the image
+# in whose timesteps 0 is noise, and 1 the image
+FROM_NOISE_TO_IMAGE = (LuminaNextDiT2DModel, Lumina2Transformer2DModel, ZImageTransformer2DModel)
 
 
 def timestep_of(arguments: dict[str, Any]) -> int:
     """The timestep of a forward of a denoiser, a number or a tensor of equal ones, as the nearest whole number."""
     denoiser = arguments.get("self")
-    given = arguments["timestep_ratio" if isinstance(denoiser, StableCascadeUNet) else "timestep"]
+    given = next(arguments[name] for name in ("timestep", "timestep_ratio", "t") if name in arguments)
     timestep = float(torch.as_tensor(given).reshape(-1)[0])
     if isinstance(denoiser, FROM_NOISE_TO_IMAGE):
         timestep = 1 - timestep

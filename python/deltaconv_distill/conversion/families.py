@@ -33,6 +33,7 @@ from diffusers import (
     UNet3DConditionModel,
     UNetMotionModel,
     UNetSpatioTemporalConditionModel,
+    ZImageTransformer2DModel,
 )
 
 WHERE = "docs/models.md"  # where the tables are
@@ -77,6 +78,7 @@ FAMILIES: dict[type[ModelMixin], Family] = {
     QwenImageTransformer2DModel: Family("Qwen-Image", _JOINT, _TO_TEXT),
     CogView4Transformer2DModel: Family("CogView4", _JOINT, _TO_TEXT),
     Lumina2Transformer2DModel: Family("Lumina 2", f"{_JOINT}; of the image in its refining blocks", _TO_TEXT),
+    ZImageTransformer2DModel: Family("Z-Image", f"{_JOINT}; of the image in its refining blocks", _TO_TEXT),
     AuraFlowTransformer2DModel: Family("AuraFlow", f"{_JOINT}, in double and single blocks", _TO_TEXT),
     ChromaTransformer2DModel: Family("Chroma", f"{_JOINT}, in double and single blocks", _TO_TEXT),
     UNetMotionModel: Family("AnimateDiff", _SPATIAL, _TIME),
@@ -156,7 +158,6 @@ REFUSED: dict[str, tuple[str, ...]] = {
         "PRXTransformer2DModel",
         "QwenImage21Transformer2DModel",
         "UniDiffuserModel",
-        "ZImageTransformer2DModel",
     ),
     "its blocks get no argument, at least under checkpointing, in which a grid could reach the attention": (
         "LongCatImageTransformer2DModel",

@@ -83,7 +83,8 @@ class TextStream:
     """The text in a joint attention: its tokens, and how they are projected.
 
     single: by the layers of the image tokens, without an output projection; last: what text tokens gather is not used.
-    queries: whether the text has queries, or keys and values alone; width: its channels, where not the image's.
+    queries: whether the text has queries, or keys and values alone; width: its channels, where not the image's;
+    padded_to: image and text are each filled up to a multiple of this, by tokens that count as text.
     """
 
     tokens: int
@@ -91,6 +92,11 @@ class TextStream:
     last: bool
     queries: bool = True
     width: int | None = None
+    padded_to: int = 1
+
+    def beside(self, image_tokens: int) -> int:
+        """Tokens beside those of the image, padding included."""
+        return self.tokens + -self.tokens % self.padded_to + -image_tokens % self.padded_to
 
 
 def joint_flops(
@@ -101,25 +107,26 @@ def joint_flops(
     `block` is all that is left of the attention with the block in it: projections, text queries on everything, image
     queries on the text, and the block.
     """
+    text_tokens = text.beside(image_tokens)
     projection = 2 * dim * inner_dim  # for an image token
     keys_and_values = 2 * (2 * dim * (kv_dim or inner_dim))
     text_width = text.width or dim
     text_queries = text.queries * (2 * text_width * inner_dim)  # for a token of the text
     text_projections = text_queries + 2 * (2 * text_width * (kv_dim or inner_dim))
-    both = image_tokens + text.tokens
+    both = image_tokens + text_tokens
     asking = both if text.queries else image_tokens
     gathering = image_tokens if text.last else asking
-    projections = image_tokens * (projection + keys_and_values) + text.tokens * text_projections
+    projections = image_tokens * (projection + keys_and_values) + text_tokens * text_projections
     if not text.single:
         projections += gathering * projection
     core = 2 * (2 * asking * both * inner_dim)
     linear_core = 2 * (asking + both) * inner_dim * (inner_dim // heads) + 2 * asking * inner_dim
     non_linear = 2 * (2 * (asking + both) * dim * dim)
-    left = projections + 2 * (2 * image_tokens * text.tokens * inner_dim)
+    left = projections + 2 * (2 * image_tokens * text_tokens * inner_dim)
     if gathering > image_tokens:
-        left += 2 * (2 * text.tokens * both * inner_dim)
+        left += 2 * (2 * text_tokens * both * inner_dim)
     else:  # without the image's keys and values, and the text's queries
-        left -= image_tokens * keys_and_values + text.tokens * text_queries
+        left -= image_tokens * keys_and_values + text_tokens * text_queries
     return Flops(
         attention=projections + core,
         attention_core=core,

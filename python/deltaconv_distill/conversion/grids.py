@@ -104,3 +104,20 @@ class ShapesGrid(InputGrid):
         if first[0] != 1 or any(len(image) != 1 or tuple(image[0]) != tuple(first) for image in images):
             raise ValueError(f"img_shapes: expected (1, H, W) of one image, the same for all examples, got {shapes}")
         return first[1], first[2]
+
+
+@dataclass(frozen=True)
+class ListGrid(InputGrid):
+    """The grid is that of each image in the module's first argument, a list of [C, 1, H, W], in patches."""
+
+    def grid(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], size: Grid | None = None) -> Grid:
+        """
+        Raises:
+            ValueError: images of different sizes, several images an example, or frames; height or width is no multiple
+                of the patch size.
+        """
+        images = args[0] if args else kwargs["x"]
+        shapes = [tuple(image.shape) if isinstance(image, torch.Tensor) else None for image in images]
+        if shapes[0] is None or len(shapes[0]) != 4 or shapes[0][1] != 1 or len(set(shapes)) > 1:
+            raise ValueError(f"x: expected one image an example, [C, 1, H, W], of one size for all, got {shapes}")
+        return super().grid(module, (images[0],), {})

@@ -161,8 +161,17 @@ class SequenceTap(FeatureTap):
             super().__call__(module, (args[0][:, args[0].shape[1] - tokens :],))
 
 
+class ImageFirstTap(FeatureTap):
+    """As FeatureTap, where the image comes first in the hidden state: the feature is as many tokens as noted."""
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        note = self.control.now.note
+        if note is not None:
+            super().__call__(module, (args[0][:, : note.route.height * note.route.width],))
+
+
 class SequenceOutputTap(SequenceTap):
-    """The same as a forward hook, for the module's output."""
+    """SequenceTap as a forward hook, for the module's output."""
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:  # type: ignore[override]
         super().__call__(module, (output,))

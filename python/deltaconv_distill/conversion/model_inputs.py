@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from diffusers import (
     UNet3DConditionModel,
     UNetMotionModel,
     UNetSpatioTemporalConditionModel,
+    ZImageTransformer2DModel,
 )
 from diffusers.models.embeddings import get_2d_rotary_pos_embed, get_2d_rotary_pos_embed_lumina
 from torch import Tensor
@@ -44,6 +46,7 @@ JOINT_TEXT_TOKENS = {
     "CogView4Transformer2DModel": 1024,
     "AuraFlowTransformer2DModel": 256,
     "Lumina2Transformer2DModel": 256,
+    "ZImageTransformer2DModel": 512,
     "ChromaTransformer2DModel": 512,
 }
 PACKED_WITH_IDS = (FluxTransformer2DModel, Flux2Transformer2DModel, ChromaTransformer2DModel)
@@ -94,6 +97,12 @@ def random_inputs(
 
     inputs: dict[str, Any] = {"timestep": torch.full((batch,), 500, device=denoiser.device)}
     latents = noise(batch, config.in_channels, height, width)
+    if isinstance(denoiser, ZImageTransformer2DModel):
+        return {
+            "x": list(latents[:, :, None]),
+            "t": torch.full((batch,), 0.5, **options),
+            "cap_feats": [noise(text_tokens, config.cap_feat_dim) for _ in range(batch)],
+        }
     if isinstance(denoiser, StableCascadeUNet):
         return _of_stable_cascade(denoiser, latents, text_tokens)
     if isinstance(denoiser, Lumina2Transformer2DModel):
@@ -202,6 +211,12 @@ def random_inputs(
         pooled = noise(batch, config.projection_class_embeddings_input_dim - sizes)
         inputs["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": torch.zeros(batch, 6, **options)}
     return inputs | {"sample": latents}
+
+
+def predict(denoiser: Any, inputs: Mapping[str, Any]) -> Tensor:
+    """The prediction of a denoiser for its keyword arguments, [B, …]; Z-Image's is a list of examples."""
+    prediction = denoiser(**{**inputs, "return_dict": False})[0]
+    return torch.stack(prediction) if isinstance(prediction, list) else prediction
 
 
 def _of_hunyuan_dit(denoiser: HunyuanDiT2DModel, latents: Tensor) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from diffusers import (
     StableCascadeUNet,
     UNet2DConditionModel,
     UNetMotionModel,
+    ZImageTransformer2DModel,
 )
 
 # AnimateDiff keeps the spatial attentions, with their weights, of the UNet that it was made from.
@@ -145,6 +146,12 @@ PRESETS = (
         config={"clip_text_pooled_in_channels": 1280, "clip_seq": 4},
         kernel_sizes={"down_blocks": 13, "up_blocks": 13},
         made_for=(StableCascadeUNet,),
+    ),
+    Preset(  # Z-Image: PixArt's size
+        "Z-Image",
+        config={"dim": 3840, "cap_feat_dim": 2560},
+        kernel_sizes={"noise_refiner": 13, "layers": 13},
+        made_for=(ZImageTransformer2DModel,),
     ),
     Preset(  # Lumina 2: PixArt's size
         "Lumina 2",

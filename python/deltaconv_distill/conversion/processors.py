@@ -17,6 +17,7 @@ from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from diffusers.models.transformers.transformer_flux2 import Flux2AttnProcessor, Flux2ParallelSelfAttnProcessor
 from diffusers.models.transformers.transformer_lumina2 import Lumina2AttnProcessor2_0
 from diffusers.models.transformers.transformer_qwenimage import QwenDoubleStreamAttnProcessor2_0
+from diffusers.models.transformers.transformer_z_image import ZSingleStreamAttnProcessor
 from torch import nn
 
 from .routing import TEACHER, StandIn
@@ -46,6 +47,7 @@ PLAIN = (
     Lumina2AttnProcessor2_0,
     FluxAttnProcessor,
     QwenDoubleStreamAttnProcessor2_0,
+    ZSingleStreamAttnProcessor,
     processors.FusedAttnProcessor2_0,
     processors.SlicedAttnAddedKVProcessor,
     processors.SlicedAttnProcessor,

@@ -21,6 +21,7 @@ DEFAULT_SAMPLE_SIZES = {
     "Flux2Transformer2DModel": 128,
     "FluxTransformer2DModel": 128,
     "QwenImageTransformer2DModel": 128,
+    "ZImageTransformer2DModel": 128,
 }
 
 

@@ -19,6 +19,7 @@ from ..analysis.generate import Generation
 from ..analysis.inputs import Inputs, record_inputs
 from ..conversion import DeltaConvFusion
 from ..conversion.hooks import AttentionCalls
+from ..conversion.model_inputs import predict
 from ..conversion.parts import part_of
 from ..conversion.routing import REMOVED
 from ..conversion.sites import denoiser_of
@@ -90,7 +91,7 @@ class LossMeasurement:
     @torch.no_grad()
     def _predict(self, given: Inputs) -> Tensor:
         self.bar.update()
-        return self.denoiser(**{**given, "return_dict": False})[0]
+        return predict(self.denoiser, given)
 
 
 def _square(values: Tensor) -> float:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from deltaconv_distill import DeltaConvFusion
 from deltaconv_distill.analysis import profile_of, record
-from deltaconv_distill.conversion.model_inputs import random_inputs
+from deltaconv_distill.conversion.model_inputs import predict, random_inputs
 from peft import LoraConfig
 from tiny_denoisers import TINY, make_tiny, run, tiny_inputs, zero_queries
 from torch.utils.flop_counter import FlopCounterMode
@@ -107,6 +107,8 @@ def test_checkpointing_gives_the_same_gradients(name: str) -> None:
 def in_bfloat16(inputs: Any) -> Any:
     if isinstance(inputs, dict):
         return {key: in_bfloat16(value) for key, value in inputs.items()}
+    if isinstance(inputs, list):
+        return [in_bfloat16(value) for value in inputs]
     return inputs.bfloat16() if isinstance(inputs, torch.Tensor) and inputs.is_floating_point() else inputs
 
 
@@ -115,8 +117,8 @@ def test_bfloat16_is_near_float32(name: str) -> None:
     denoiser = make_tiny(name)
     convert(denoiser)
     inputs = tiny_inputs(denoiser, 8, 8)
-    exact = denoiser(**inputs, return_dict=False)[0]
-    rounded = denoiser.bfloat16()(**in_bfloat16(inputs), return_dict=False)[0]
+    exact = predict(denoiser, inputs)
+    rounded = predict(denoiser.bfloat16(), in_bfloat16(inputs))
     assert rounded.dtype == torch.bfloat16
     assert (rounded.float() - exact).norm() < 0.05 * exact.norm()
 

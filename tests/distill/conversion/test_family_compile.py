@@ -43,7 +43,7 @@ def test_compiles_without_graph_breaks(name: str) -> None:
 
 
 # Models that read how long their texts are, which no graph can: one of their blocks in place of the whole.
-IN_PARTS = {"lumina2": "layers.0"}
+IN_PARTS = {"lumina2": "layers.0", "z-image": "layers.0"}
 
 
 @torch.no_grad()

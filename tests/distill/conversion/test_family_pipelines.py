@@ -44,6 +44,7 @@ from diffusers import (
     StableVideoDiffusionPipeline,
     TextToVideoSDPipeline,
     VQModel,
+    ZImagePipeline,
 )
 from PIL import Image
 from tiny_denoisers import FRAMES, make_tiny
@@ -69,6 +70,10 @@ def images(pipe: DiffusionPipeline) -> np.ndarray:
         return pipe(height=16, width=32, **options).images
     if isinstance(pipe, Flux2KleinPipeline):
         return pipe(height=32, width=64, **embeddings(32), **options).images
+    if isinstance(pipe, ZImagePipeline):
+        # both in one batch, of which the negative one is shorter and masked
+        texts = {"prompt_embeds": [torch.ones(33, 32)], "negative_prompt_embeds": [torch.zeros(3, 32)]}
+        return pipe("", height=16, width=32, **texts, **options).images
     if isinstance(pipe, Lumina2Pipeline):
         masks = {"prompt_attention_mask": torch.ones(1, 3), "negative_prompt_attention_mask": torch.ones(1, 3)}
         masks = {name: mask.bool() for name, mask in masks.items()}
@@ -268,6 +273,18 @@ def lumina2() -> Lumina2Pipeline:
     )
 
 
+def z_image() -> ZImagePipeline:
+    vae = tiny_sd().vae
+    vae.register_to_config(shift_factor=0.0)
+    return ZImagePipeline(
+        transformer=make_tiny("z-image"),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=vae,
+        text_encoder=None,
+        tokenizer=None,
+    )
+
+
 def vision(width: int) -> CLIPVisionModelWithProjection:
     config = CLIPVisionConfig(
         hidden_size=32,
@@ -359,6 +376,7 @@ PIPELINES = [
     stable_cascade,
     lumina,
     lumina2,
+    z_image,
     aura_flow,
     chroma,
 ]

@@ -14,6 +14,7 @@ from deltaconv_distill.analysis.attention import probabilities, text_shares
 from deltaconv_distill.analysis.hooks import watched
 from deltaconv_distill.analysis.windows import WINDOW_ONLY
 from deltaconv_distill.conversion.known_models import build_denoiser
+from deltaconv_distill.conversion.model_inputs import predict
 from deltaconv_distill.conversion.text_share import PRIOR
 from diffusers.models.attention_processor import PAGJointAttnProcessor2_0
 from diffusers.models.transformers.transformer_flux2 import Flux2KVAttnProcessor, Flux2KVParallelSelfAttnProcessor
@@ -144,7 +145,7 @@ def test_measured_shares_are_where_blocks_start(name: str, tmp_path: Path) -> No
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", [*JOINT, "hunyuan-dit", "lumina2", "lumina-next"])
+@pytest.mark.parametrize("name", [*JOINT, "hunyuan-dit", "lumina2", "lumina-next", "z-image"])
 def test_windows_as_large_as_the_image_change_nothing(name: str) -> None:
     """In the image's part alone, put together with the text's again; and where positions turn queries and keys."""
     denoiser = make_tiny(name)
@@ -170,6 +171,8 @@ def test_windows_as_large_as_the_image_change_nothing(name: str) -> None:
         ("cogview4", first_of("cogview4")),
         ("auraflow", first_of("auraflow")),
         ("lumina2", "layers.0.attn"),
+        ("z-image", "layers.0.attention"),
+        ("z-image", "noise_refiner.0.attention"),
         ("auraflow", SINGLE),
         ("chroma", SINGLE),
     ],
@@ -323,6 +326,53 @@ def test_texts_of_different_lengths_in_lumina2_are_refused() -> None:
         denoiser(**inputs)
     with fusion.teacher():
         denoiser(**inputs)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(8, 12), (8, 16)], ids=["padded", "whole"])
+def test_z_image_counts_padding_as_text(size: tuple[int, int]) -> None:
+    """24 image tokens are filled up to 32, of 32 none is added. A shorter text in the batch is masked.
+
+    In the first block: what is recorded for it, put into its place, gives its output; shares are those of the tokens.
+    """
+    denoiser = make_tiny("z-image")
+    inputs = tiny_inputs(denoiser, *size)
+    inputs["cap_feats"][1] = torch.randn(33, 32)  # of 64 tokens with its padding, the other one of 32
+    layer, refining = "layers.0.attention", "noise_refiner.0.attention"
+    kept: list[Any] = []
+    handle = denoiser.get_submodule(layer).register_forward_hook(lambda module, args, output: kept.append(output))
+    before = predict(denoiser, inputs)
+    fusion = convert(denoiser, only=layer)
+    with fusion.teacher(), fusion.record_attention() as calls:
+        assert torch.equal(predict(denoiser, inputs), before)
+    student = predict(denoiser, inputs)
+    handle.remove()
+    tokens, call = size[0] * size[1] // 4, calls[layer]
+    delta = fusion.blocks[layer](call.input).flatten(1, 2)
+    output = kept[-1][:, :tokens] - delta + call.output.flatten(1, 2)
+    torch.testing.assert_close(output, kept[0][:, :tokens], rtol=1e-4, atol=1e-5)
+    beside = slice(tokens, 32 + 32)  # of the longer one there is more
+    torch.testing.assert_close(kept[-1][:, beside], kept[0][:, beside], rtol=1e-4, atol=1e-5)
+    shorter = {key: value[:1] for key, value in inputs.items()}
+    torch.testing.assert_close(predict(denoiser, shorter), student[:1], rtol=1e-4, atol=1e-5)
+    fusion.detach()
+    zero_queries(denoiser)
+    with record(denoiser) as recording:
+        predict(denoiser, shorter)
+    profile = profile_of(recording)
+    assert profile.layers[layer].text_share[0] == pytest.approx((64 - tokens) / 64)
+    assert profile.layers[refining].text_share[0] == pytest.approx((32 - tokens) / 32)
+
+
+@torch.no_grad()
+def test_lists_of_anything_but_one_image_an_example_are_refused() -> None:
+    denoiser = make_tiny("z-image")
+    convert(denoiser)
+    inputs = tiny_inputs(denoiser, 8, 12)
+    image = inputs["x"][0]
+    for images in ([image, image[..., :8]], [image.expand(-1, 2, -1, -1)] * 2, [[image], [image]]):
+        with pytest.raises(ValueError, match="x: expected one image an example"):
+            denoiser(**inputs | {"x": images})
 
 
 @torch.no_grad()

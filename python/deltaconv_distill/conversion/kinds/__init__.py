@@ -27,6 +27,7 @@ from . import (
     stable_cascade,
     transformer_blocks,
     unet_attentions,
+    z_image,
 )
 from .site import Sites
 
@@ -51,5 +52,6 @@ KINDS: tuple[Finder, ...] = tuple(
         stable_cascade,
         lumina_next,
         lumina2,
+        z_image,
     )
 )

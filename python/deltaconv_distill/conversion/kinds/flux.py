@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel, ModelMixin
-from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.transformers.transformer_flux import FluxAttention
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..grids import IdsGrid
 from ..hooks import Control, ImageStreamTap
+from .dispatched import Dispatched
 from .joint_attention import JointSite
 from .linear_maps import LinearMaps, weights_of
 from .site import Owner, Sites
@@ -22,15 +22,10 @@ from .text_first import TextFirst
 PACKED = 2  # latent pixels along each side of a token
 
 
-class DeltaConvFluxAttention(TextFirst, FluxAttention):
+class DeltaConvFluxAttention(TextFirst, Dispatched, FluxAttention):
     """The attention of a FluxTransformerBlock, or of a FluxSingleTransformerBlock (`pre_only`)."""
 
     stands_for = FluxAttention
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        backend = getattr(self.processor, "_attention_backend", None)
-        mask = mask[:, None, None, :] if mask is not None and mask.dim() == 2 else mask
-        return dispatch_attention_fn(query, key, value, attn_mask=mask, backend=backend).to(query.dtype)
 
     def project_out(self, image: Tensor) -> Tensor:
         return image if self.pre_only else TextFirst.project_out(self, image)

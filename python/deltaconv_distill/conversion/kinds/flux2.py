@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from diffusers import Flux2Transformer2DModel, ModelMixin
-from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux2 import Flux2Attention, Flux2ParallelSelfAttention
 from torch import Tensor, nn
@@ -17,8 +16,9 @@ from torch.utils.hooks import RemovableHandle
 from ..grids import NOTED, IdsGrid
 from ..hooks import Control, SequenceOutputTap
 from ..routing import Route
+from .dispatched import Dispatched
 from .flux import PACKED
-from .joint_attention import JointSite, JointStandIn, Stream
+from .joint_attention import JointSite, Stream
 from .linear_maps import LinearMaps, weights_of
 from .site import Owner, Sites
 from .text_first import TextFirst
@@ -26,12 +26,8 @@ from .text_first import TextFirst
 IMG_IDS = 3  # place among Flux2Transformer2DModel's positional arguments
 
 
-class Dispatched(JointStandIn):
-    """Attends by the backend that the processor was given, and refuses the keys and values of reference images."""
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        backend = getattr(self.processor, "_attention_backend", None)
-        return dispatch_attention_fn(query, key, value, attn_mask=mask, backend=backend).to(query.dtype)
+class WithoutReferences(Dispatched):
+    """Refuses the keys and values of reference images."""
 
     def student_route(self, call: Mapping[str, Any]) -> Route | None:
         """
@@ -47,13 +43,13 @@ class Dispatched(JointStandIn):
         return route
 
 
-class DeltaConvFlux2Attention(TextFirst, Dispatched, Flux2Attention):
+class DeltaConvFlux2Attention(TextFirst, WithoutReferences, Flux2Attention):
     """The attention of a Flux2TransformerBlock."""
 
     stands_for = Flux2Attention
 
 
-class DeltaConvFlux2ParallelAttention(Dispatched, Flux2ParallelSelfAttention):
+class DeltaConvFlux2ParallelAttention(WithoutReferences, Flux2ParallelSelfAttention):
     """The attention of a Flux2SingleTransformerBlock, text first: its input and its output layer are the feed-forward's
     too, and so its output is the sum of both."""
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -186,6 +186,8 @@ class JointSite(Site):
     single: bool
     last: bool
 
+    prior: ClassVar[float] = PRIOR  # the text's share of each head, where nothing was measured
+
     @property
     def block_options(self) -> dict[str, Any]:
         return {"heads": self.heads}
@@ -198,7 +200,7 @@ class JointSite(Site):
 
     def start(self, block: Any, measured: object | None) -> LinearMaps:
         share = getattr(measured, "text_share", None)
-        share = torch.full((self.heads,), PRIOR) if share is None else share.to("cpu", torch.float32)
+        share = torch.full((self.heads,), self.prior) if share is None else share.to("cpu", torch.float32)
         if share.shape != (self.heads,):
             raise ValueError(
                 f"profile: expected the text's share of {self.heads} heads for {self.name}, got {len(share)}"

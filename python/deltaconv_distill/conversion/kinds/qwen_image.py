@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffusers import ModelMixin, QwenImageTransformer2DModel
-from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_qwenimage import apply_rotary_emb_qwen
 from torch import Tensor, nn
 
 from ..grids import ShapesGrid
-from .joint_attention import JointSite, JointStandIn, Stream
+from .dispatched import Dispatched
+from .joint_attention import JointSite, Stream
 from .site import Owner, Sites
 
 PACKED = 2  # latent pixels along each side of a token
 
 
-class DeltaConvQwenAttention(JointStandIn, Attention):
+class DeltaConvQwenAttention(Dispatched, Attention):
     """The attention of a QwenImageTransformerBlock."""
 
     stands_for = Attention
@@ -41,11 +41,6 @@ class DeltaConvQwenAttention(JointStandIn, Attention):
             stream(call["encoder_hidden_states"], added, (own.norm_added_q, own.norm_added_k), turns[1]),
             stream(call["hidden_states"], (own.to_q, own.to_k, own.to_v), (own.norm_q, own.norm_k), turns[0]),
         )
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        backend = getattr(self.processor, "_attention_backend", None)
-        mask = None if mask is None else mask[:, None, None, :]
-        return dispatch_attention_fn(query, key, value, attn_mask=mask, backend=backend).to(query.dtype)
 
     @staticmethod
     def text_mask(call: Mapping[str, Any], tokens: int) -> Tensor | None:
