@@ -28,13 +28,14 @@ def linear_maps(attention: Any, name: str, handled: Collection[str] = ()) -> Lin
     Args:
         attention: whose output is W_o softmax(·) W_v of its own input.
         name: of the layer, for the error.
-        handled: options of `Attention` that stay outside the block.
+        handled: options of `Attention` that stay outside the block, or whose effect the kind knows.
 
     Raises:
         ValueError: the layer's output is not linear in the values of its own input.
     """
     unfit = [option for option in ("group_norm", "spatial_norm") if getattr(attention, option, None) is not None]
     unfit += [option for option in ("residual_connection", "only_cross_attention") if getattr(attention, option, False)]
+    unfit += ["kv_heads"] if getattr(attention, "inner_kv_dim", attention.inner_dim) != attention.inner_dim else []
     unfit += ["out_dim"] if attention.out_dim != attention.query_dim else []
     unfit = [option for option in unfit if option not in handled]
     if unfit:

@@ -21,6 +21,7 @@ from ..grids import NOTED, InputGrid
 from ..hooks import Control, SequenceTap
 from ..routing import DeltaConvAttention, Route
 from .joint_attention import JointSite, JointStandIn, Stream
+from .linear_maps import LinearMaps, linear_maps
 from .site import Owner, Site, Sites
 
 REFINING, JOINT, OF_TEXT = "noise_refiner", "layers", "context_refiner"
@@ -86,6 +87,9 @@ class Lumina2Site(Site):
     def feature_module(self) -> nn.Module:
         return self.block.ffn_norm1
 
+    def linear_maps(self) -> LinearMaps:
+        return linear_maps(self.attention, self.name, handled=("kv_heads",))
+
 
 @dataclass(frozen=True, eq=False)
 class Lumina2JointSite(JointSite):
@@ -98,6 +102,9 @@ class Lumina2JointSite(JointSite):
     @property
     def feature_module(self) -> nn.Module:
         return self.block.ffn_norm1
+
+    def linear_maps(self) -> LinearMaps:
+        return linear_maps(self.attention, self.name, handled=("kv_heads",))
 
     def tap_features(self, control: Control) -> RemovableHandle:
         return self.feature_module.register_forward_pre_hook(SequenceTap(control, self.name))
