@@ -39,6 +39,15 @@ def wait_for_one_group_less(instruction: Instruction) -> None:
     instruction.operands = [Operand(IMMEDIATE, pending.value + 1)]
 
 
+def read_nothing(instruction: Instruction) -> None:
+    """Of a cp.async that may fill in zeros: it always does."""
+    instruction.operands = [*instruction.operands[:3], Operand(IMMEDIATE, 0)]
+
+
+def read_always(instruction: Instruction) -> None:
+    instruction.operands = [*instruction.operands[:3], Operand(IMMEDIATE, 16)]
+
+
 def swap_words_of_a(instruction: Instruction) -> None:
     d, (first, second, *others) = instruction.operands[:4], instruction.operands[4:]
     instruction.operands = [*d, second, first, *others]

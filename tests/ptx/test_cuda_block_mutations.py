@@ -8,7 +8,17 @@ import test_block_kernels
 import torch
 from cuda_launches import Executor, block
 from host_build import module
-from mutations import AFTER_ANOTHER, MUTATIONS, WAITS, Subject, unnoticed
+from mutations import (
+    AFTER_ANOTHER,
+    MUTATIONS,
+    WAITS,
+    Subject,
+    executed_instructions,
+    is_noticed,
+    read_always,
+    read_nothing,
+    unnoticed,
+)
 
 # The launches, but for a pyramid that reads pixels: it is the operator's forward.
 LAUNCHES = {"in-projection": 0, "shift": 1, "out-projection": 3, "planar in-projection": 0, "planar pyramid": 2}
@@ -29,11 +39,16 @@ SIZES = {(64, 64): (328, 328), (128, 128): (328, 328), (128, 160): (320, 320)}
 
 
 @cache
-def subject(launch: str, size: tuple[int, int] = (120, 72), tile: tuple[int, int] | None = None) -> Subject:
-    """Two images (planes: one), tails in pixels, in channels and in outputs, a residual; `tile` of both projections."""
+def subject(
+    launch: str, size: tuple[int, int] = (120, 72), tile: tuple[int, int] | None = None, height: int = 10
+) -> Subject:
+    """Two images (planes: one, of `height` rows), tails in pixels, in channels and in outputs, a residual.
+
+    `tile`: of both projections.
+    """
     kernel_size, shape = 3, (2, 9, 11)
     if launch.startswith("planar"):
-        kernel_size, shape = 7, (1, 10, 14)
+        kernel_size, shape = 7, (1, height, 14)
         if tile is None:  # six steps of channels here too
             size = (328, size[1])
         elif tile == (128, 128):  # after six, planes are written where no warp can still read; after seven they are not
@@ -63,6 +78,16 @@ def subject(launch: str, size: tuple[int, int] = (120, 72), tile: tuple[int, int
 def test_noticed(launch, kind):
     found = unnoticed(kind, subject(launch))
     assert len(found) == WITHOUT_EFFECT.get((launch, kind), 0), found
+
+
+def test_every_copy_of_a_window_reads_what_exists():
+    """Each copies rows that exist, some of them also rows that do not. 18 rows of an image take two tiles."""
+    pyramid = subject("planar pyramid", height=18)
+    instructions, executed = executed_instructions(pyramid)
+    copies = [at for at in executed if instructions[at].opcode.endswith(".zfill")]
+    assert copies
+    assert all(is_noticed(pyramid, at, read_nothing) for at in copies)
+    assert any(is_noticed(pyramid, at, read_always) for at in copies)
 
 
 @pytest.mark.ptx_full

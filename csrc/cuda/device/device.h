@@ -23,7 +23,7 @@
 //   store16_global(p, quad)            16 aligned bytes of global memory, in one access for certain
 //   load16_constant(p)                 16 aligned bytes of global memory that nothing writes, by the read-only path
 //   load_constant(p)                   one value of such memory
-//   copy16_async(to, from, valid)      16 bytes from global to shared memory, zeros if not valid
+//   copy16_async<N>(to, from, valid)   16 bytes from global to shared memory, N bytes behind `to`, zeros if not valid
 //   commit_copies() wait_copies<N>()   close a group of copies; wait until at most N groups are in flight. The thread
 //                                      that issued a copy sees it after the wait, the CTA after a barrier too.
 //   to_float(t) from_float<T>(f)       conversions of float, Half, BFloat16; from_float rounds to nearest, ties to even

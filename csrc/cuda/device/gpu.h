@@ -68,10 +68,13 @@ DELTACONV_DEVICE void store16_global(void* to, const Quad& quad) {
                : "memory");
 }
 
+template <int kOffset = 0>
 DELTACONV_DEVICE void copy16_async(void* to_shared, const void* from_global, bool valid) {
   const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(to_shared));
   const int bytes = valid ? 16 : 0;  // the rest of the 16 bytes is filled with zeros
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from_global), "r"(bytes) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0 + %3], [%1], 16, %2;" ::"r"(to), "l"(from_global), "r"(bytes),
+               "n"(kOffset)
+               : "memory");
 }
 DELTACONV_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kPending>

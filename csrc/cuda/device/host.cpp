@@ -147,7 +147,10 @@ void fiber_main() {
   arrived_from_switch(nullptr);
   acquire(&block_start);
   entry(entry_arguments);
-  if (!thread->pending.empty() || !thread->uncommitted.empty()) fail("async copies in flight at the end");
+  const auto holds_copies = [](const std::vector<AsyncCopy>& group) { return !group.empty(); };
+  if (std::any_of(thread->pending.begin(), thread->pending.end(), holds_copies) || holds_copies(thread->uncommitted)) {
+    fail("async copies in flight at the end");
+  }
   int64_t& barriers = statistics.barriers.back();
   barriers = std::max(barriers, thread->barriers);
   release(&block_end);

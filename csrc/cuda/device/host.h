@@ -169,7 +169,9 @@ inline void store16(void* to, const Quad& quad) {
 }
 inline void store16_global(void* to, const Quad& quad) { store16(to, quad); }
 
-inline void copy16_async(void* to_shared, const void* from_global, bool valid) {
+template <int kOffset = 0>
+void copy16_async(void* to, const void* from_global, bool valid) {
+  std::byte* to_shared = static_cast<std::byte*>(to) + kOffset;
   host::check_aligned(to_shared);
   if (valid) host::check_aligned(from_global);
   store16(to_shared, {{~0u, ~0u, ~0u, ~0u}});  // NaN until the copy happens

@@ -63,19 +63,23 @@ struct BandedTile {
   static constexpr int kLoads = kFragments + kBand - 1;  // fragments of 8 columns in a row of the plane
   static constexpr int kPitch = 8 * (kLoads | 1);
 
-  // How a warp copies a window: 16 bytes a lane, kCopiedLanes lanes to a row. Shared memory takes the accesses of 8
-  // lanes at a time, all banks, so that rows with a gap between them begin with another eight, or half of one. The
-  // rows at once are even in number, so that a lane keeps to rows of one parity.
+  // The kernel sizes of these tiles.
+  static constexpr int kMostKernel = 8 * kBand - 7;
+  static constexpr int kLeastKernel = kMostKernel - 6 < kSmallestKernel ? kSmallestKernel : kMostKernel - 6;
+
+  // How a warp copies a window: 16 bytes a lane, kCopiedLanes lanes to a row, kCopiedRows rows of equal parity, which
+  // are stored side by side, at a time; so that many times that it is enough for any K.
   static constexpr int kCopiedLanes = kLoads % 2 == 1 ? kLoads : (kLoads + 3) / 4 * 4;
-  static constexpr int kCopiedRows = kWarp / kCopiedLanes / 2 * 2;
+  static constexpr int kCopiedRows = kWarp / kCopiedLanes;
+  static constexpr int kCopies = ((kRows + kMostKernel - 1) / kStep + kCopiedRows - 1) / kCopiedRows;
 
   // Gated results wait for those of the other channels where the pair's planes were, as [kRows][kResultPitch] float32.
   // Half a warp, which stores of 8 bytes take at a time, writes 8 words to each of 4 rows that are kStep apart: these
   // rows are 8 banks apart.
   static constexpr int kResultPitch = kCols + 8 / kStep;
 
-  static DELTACONV_ANYWHERE int plane_rows(int K) { return kRows + K - 1; }
-  static DELTACONV_ANYWHERE int parity_rows(int K) {
+  static constexpr DELTACONV_ANYWHERE int plane_rows(int K) { return kRows + K - 1; }
+  static constexpr DELTACONV_ANYWHERE int parity_rows(int K) {
     return static_cast<int>(static_cast<unsigned>(plane_rows(K)) / kStep);
   }
   static DELTACONV_ANYWHERE int plane_elements(int K) { return plane_rows(K) * kPitch; }

@@ -31,7 +31,9 @@ struct ChannelPlanes {
         pitch((lead + cols + 7) / 8 * 8),
         channels(sizes.C) {}
 
-  static DELTACONV_ANYWHERE int32_t margin(int32_t K) { return (K / 2 + 3) / 4 * 4; }
+  static DELTACONV_ANYWHERE int32_t margin(int32_t K) {
+    return static_cast<int32_t>((static_cast<uint32_t>(K) / 2 + 3) / 4 * 4);
+  }
 
   DELTACONV_ANYWHERE int64_t plane_elements() const { return static_cast<int64_t>(rows) * pitch; }
 

@@ -53,10 +53,12 @@ struct PyramidBackwardInput {
                          grid.plane(tile.image, tile.channel);
     const auto channels = static_cast<int32_t>(sizes.C - tile.channel);
     const int32_t left = tile.col - K / 2 + grid.lead;  // a multiple of 8, as is the pitch
-    for (int c = warp_index(); c < kAdjointChannels; c += warps) {
-      const PaddedPlane<T> plane{gradients + c * grid.plane_elements(), c < channels ? grid.rows : 0, grid.pitch};
-      copy_plane_window<T, Banded>(plane, tile.row - K / 2, left, K,
-                                   reinterpret_cast<T*>(planes + banded_slot(c) * plane_bytes));
+    const PlaneWindow<T, Banded> window(grid.rows, grid.pitch, tile.row - K / 2, left, K);
+    if (window.has_lane()) {
+      DELTACONV_NO_UNROLL
+      for (int c = warp_index(); c < kAdjointChannels && c < channels; c += warps) {
+        window.copy(gradients + c * grid.plane_elements(), reinterpret_cast<T*>(planes + banded_slot(c) * plane_bytes));
+      }
     }
     load_flipped_filters<T, Banded>(arguments.problem.weight + stage.index * sizes.K * sizes.K * sizes.C + tile.channel,
                                     sizes.C, channels, K, filters);
