@@ -27,6 +27,7 @@ def save_pipeline(pipeline: Any, work: Path, stage: Stage, record: dict[str, Any
     new = work / "pipeline.new"
     shutil.rmtree(new, ignore_errors=True)
     pipeline.save_pretrained(new)
+    name_diffusers_class(pipeline, new)
     for weights in new.rglob("*.safetensors"):
         halve(weights)
     common = {
@@ -46,6 +47,14 @@ def save_pipeline(pipeline: Any, work: Path, stage: Stage, record: dict[str, Any
         list(PREVIEW), num_inference_steps=20, guidance_scale=guidance, generator=generators, output_type="np"
     ).images
     save_grid((out * 255).round().astype(np.uint8), work / f"samples-{stage.step:06d}.png")
+
+
+def name_diffusers_class(pipeline: Any, folder: Path) -> None:
+    """Writes diffusers' own class into a saved pipeline's index, so that diffusers alone can open it too."""
+    name = next(kind.__name__ for kind in type(pipeline).__mro__ if kind.__module__.startswith("diffusers."))
+    path = folder / "model_index.json"
+    index = {**json.loads(path.read_text()), "_class_name": name}
+    path.write_text(json.dumps(index, indent=2) + "\n")
 
 
 def count_parameters(pipeline: DiffusionPipeline) -> dict[str, int]:

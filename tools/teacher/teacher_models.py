@@ -1,19 +1,18 @@
-"""The parts of the emoji teachers: pipelines shaped as Stable Diffusion 1 and 3, small enough for CPU cores."""
+"""The parts of the embedded teachers: pipelines shaped as Stable Diffusion 1 and 3, small enough for CPU cores."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
+from deltaconv_distill.embedded.joint_teacher import PipelineWithoutT5
 from diffusers import (
     AutoencoderKL,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     SD3Transformer2DModel,
-    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
@@ -170,14 +169,6 @@ def make_transformer() -> SD3Transformer2DModel:
     nn.init.normal_(transformer.time_text_embed.timestep_embedder.linear_1.weight, std=0.02)
     nn.init.normal_(transformer.time_text_embed.timestep_embedder.linear_2.weight, std=0.02)
     return transformer
-
-
-class PipelineWithoutT5(StableDiffusion3Pipeline):
-    """Leaves T5's part of the prompt away. Where there is no T5, diffusers puts 256 zeros in its place, which cost more
-    than everything else in a model as small as this, and which it is not trained with."""
-
-    def encode_prompt(self, *args: Any, **options: Any) -> Any:
-        return super().encode_prompt(*args, **{**options, "max_sequence_length": 0})
 
 
 def make_joint_pipeline(

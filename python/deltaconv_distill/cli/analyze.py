@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
-from .pipelines import EMBEDDED, add_model_flags, load_pipeline
+from .pipelines import EMBEDDED, EMBEDDED_MODELS, add_model_flags, load_pipeline
 from .places import add_device_flag, chosen_device, require_folder
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     timesteps = ",".join(f"{timestep:g}" for timestep in Generation.timesteps)
     parser.add_argument(
-        "--model", default=EMBEDDED, help="a diffusers pipeline directory or id, a checkpoint file, or 'embedded'"
+        "--model",
+        default=EMBEDDED,
+        help="a diffusers pipeline directory or id, a checkpoint file, 'embedded' or 'embedded-mmdit'",
     )
     add_model_flags(parser)
     parser.add_argument("--prompt", action="append", help="what to generate meanwhile; may be given several times")
@@ -77,7 +79,7 @@ def run(options: argparse.Namespace) -> None:
     goal = _goal(options)
     if (options.height is None) != (options.width is None):
         raise UserError("--height, --width: expected both or neither")
-    prompts = options.prompt or (EMBEDDED_PROMPTS if options.model == EMBEDDED else PROMPTS)
+    prompts = options.prompt or (EMBEDDED_PROMPTS if options.model in EMBEDDED_MODELS else PROMPTS)
     given = {name: getattr(options, name) for name in ("guidance_scale", "height", "width")}
     try:
         generation = Generation(

@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pretrained_teacher_model",
         required=True,
-        help="a diffusers pipeline directory or id, a checkpoint file, or 'embedded'",
+        help="a diffusers pipeline directory or id, a checkpoint file, 'embedded' or 'embedded-mmdit'",
     )
     add_model_flags(parser)
     add_image_flags(parser)

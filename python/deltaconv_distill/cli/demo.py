@@ -1,4 +1,4 @@
-"""`deltaconv demo`: everything once on the embedded teacher, in minutes, with a report."""
+"""`deltaconv demo`: everything once on an embedded teacher, in minutes, with a report."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ from .places import require_folder
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("deltaconv-demo"), help="folder for the report and all it shows"
+    )
+    parser.add_argument(
+        "--teacher",
+        choices=("unet", "mmdit"),
+        default="unet",
+        help="shaped as Stable Diffusion, or as Stable Diffusion 3 with joint attention and flow matching",
     )
     parser.add_argument(
         "--minutes",
@@ -34,9 +40,9 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--minutes: expected a positive number, got {options.minutes:g}")
     require_folder("--output", options.output)
     began = time.perf_counter()  # before the imports, which take seconds
-    from ..demo import DemoSettings, run_demo, summarise
+    from ..demo import run_demo, settings_for, summarise
 
-    settings = DemoSettings(minutes=options.minutes, seed=options.seed)
+    settings = settings_for(options.teacher, minutes=options.minutes, seed=options.seed)
     if options.skip_distances:
         settings = replace(settings, distance_samples=0)
     try:

@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pretrained_teacher_model",
         required=True,
-        help="a diffusers pipeline directory or id, a checkpoint file, or 'embedded'",
+        help="a diffusers pipeline directory or id, a checkpoint file, 'embedded' or 'embedded-mmdit'",
     )
     add_model_flags(parser)
     parser.add_argument("--fusion", required=True, help="the folder of a saved fusion, or of a run")

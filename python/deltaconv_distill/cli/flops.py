@@ -26,7 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         default=PAPERS_MODEL,
-        help="sd15, sd21, sdxl, pixart-sigma, sd35-medium, flux-dev, 'embedded', or the folder of a diffusers pipeline",
+        help="sd15, sd21, sdxl, pixart-sigma, sd35-medium, flux-dev, 'embedded', 'embedded-mmdit', or the folder of a "
+        "diffusers pipeline",
     )
     parser.add_argument("--sizes", default=DEFAULT_SIZES, help="image sizes in pixels, separated by commas")
     parser.add_argument("--kernel_size", default="auto", help="'auto' (the model's preset) or one odd number")
@@ -172,14 +173,14 @@ def _as_json(model: str, report: FusionReport, totals: dict[int, Flops], scale: 
 def _describe(model: str) -> tuple[ModelMixin, int]:
     """The denoiser, without weights, and how many image pixels a side of its latent ones has."""
     from ..conversion.known_models import KNOWN_MODELS, VAE_SCALE, build_denoiser
-    from .pipelines import EMBEDDED
+    from .pipelines import EMBEDDED, EMBEDDED_MODELS
 
     if model in KNOWN_MODELS:
         return build_denoiser(model), VAE_SCALE
-    if model == EMBEDDED:
-        from ..embedded import teacher_path
+    if model in EMBEDDED_MODELS:
+        from ..embedded import joint_teacher_path, teacher_path
 
-        return _from_folder(teacher_path())
+        return _from_folder(teacher_path() if model == EMBEDDED else joint_teacher_path())
     if not Path(model).is_dir():
         raise UserError(
             f"--model: expected {', '.join(KNOWN_MODELS)}, {EMBEDDED!r} or a diffusers pipeline's folder, got {model!r}"

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from ..conversion import DeltaConvFusion
 
-EMBEDDED = "embedded"
+EMBEDDED, EMBEDDED_MMDIT = "embedded", "embedded-mmdit"
+EMBEDDED_MODELS = (EMBEDDED, EMBEDDED_MMDIT)
 DTYPES = ("float32", "bfloat16", "float16")
 SINGLE_FILES = (".safetensors", ".ckpt")
 RUN_FOLDER = "fusion"  # where a run of `deltaconv distill` and each of its checkpoints have their fusion
@@ -33,7 +34,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 def load_pipeline(
     name: str, flag: str, options: argparse.Namespace | None = None, dtype: torch.dtype | None = None
 ) -> DiffusionPipeline:
-    """A pipeline directory, a checkpoint in one file, a hub id, or "embedded", in float32 unless another type is given.
+    """A pipeline directory, a checkpoint in one file, a hub id, or one of EMBEDDED_MODELS, in float32 unless told.
 
     `options` has the flags of `add_model_flags`.
 
@@ -46,11 +47,11 @@ def load_pipeline(
     flags = {key: getattr(options, key, None) for key in ("variant", "revision", "config")}
     given = {key: value for key, value in flags.items() if value is not None}
     dtype = dtype or torch.float32
-    if name == EMBEDDED:
-        _refuse(given, f"{flag} {EMBEDDED}")
-        from ..embedded import load_teacher
+    if name in EMBEDDED_MODELS:
+        _refuse(given, f"{flag} {name}")
+        from ..embedded import load_joint_teacher, load_teacher
 
-        return load_teacher(dtype)
+        return load_teacher(dtype) if name == EMBEDDED else load_joint_teacher(dtype)
     expected = (
         f"{flag}: expected {EMBEDDED!r}, a folder with a diffusers pipeline, a .safetensors or .ckpt file, or a hub "
         f"id, got {name!r}"

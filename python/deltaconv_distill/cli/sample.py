@@ -36,7 +36,9 @@ class Picture(NamedTuple):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", default=EMBEDDED, help="a diffusers pipeline directory or id, a checkpoint file, or 'embedded'"
+        "--model",
+        default=EMBEDDED,
+        help="a diffusers pipeline directory or id, a checkpoint file, 'embedded' or 'embedded-mmdit'",
     )
     add_model_flags(parser)
     parser.add_argument(

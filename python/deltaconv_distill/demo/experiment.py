@@ -16,16 +16,18 @@ from deltaconv_kernels.backends import choose_backend
 from ..analysis import Profile, analyze
 from ..conversion import DeltaConvFusion
 from ..distillation import CachedExamples, DenoisingTask, Distiller, EmojiImages, PipelineEncoder, StepRecord
-from ..embedded import load_teacher
+from ..embedded import load_joint_teacher, load_teacher
 from ..machine import describe_machine
 from .budget import expected_after_training, training_seconds
 from .evaluate import HELD_BATCH, image_distances, prediction_errors, spread
 from .generate import generate_all
 from .load import Load, StepClock, measure_load
 from .precision import faster_precision
-from .settings import DemoSettings
+from .settings import MMDIT, UNET, DemoSettings
 from .stages import ANALYSE, COMPARE, CONVERT, DISTIL, DRAW, LOAD, MEASURE, PREDICT, TIME_STEPS, Stages
 from .timing import StepTime, time_steps
+
+LOADERS = {UNET: load_teacher, MMDIT: load_joint_teacher}
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def experiment(
 ) -> Outcome:
     """Everything but writing files; arguments as in `run_demo`."""
     with stage(LOAD):
-        pipe = pipe or load_teacher()
+        pipe = pipe or LOADERS[settings.teacher]()
         images = images or EmojiImages()
         examples = CachedExamples(images, PipelineEncoder(pipe))
     with stage(ANALYSE):

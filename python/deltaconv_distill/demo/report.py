@@ -12,7 +12,8 @@ from typing import Any
 
 from ..analysis import Profile, report_fragment
 from ..distillation import DistillConfig
-from .summary import describe_load, predicted
+from .settings import MMDIT, UNET
+from .summary import counted, describe_load, predicted
 from .variants import VARIANTS
 
 PAPER = DistillConfig()
@@ -35,6 +36,10 @@ RECIPE = (
     "stage1_steps",
     "stage1_repeats",
 )
+MODELS = {UNET: "embedded", MMDIT: "embedded-mmdit"}  # what the other commands call the teachers
+JOINT = """ Its attention is joint: the words of the prompt and the points of the picture attend to one another in one
+step, as in Stable Diffusion 3. All that words take part in stays as it is; what is replaced is the attention of
+points to points, the part whose cost grows with the square."""
 PRECISIONS = {"no": "float32", "bf16": "bfloat16 autocast"}
 # Of the table of errors; the last three are there where the run computed distances between pictures.
 COLUMNS = {
@@ -74,6 +79,8 @@ def _values(figures: dict[str, Any], folder: Path) -> dict[str, str]:
         **_quality(figures),
         "predicted": predicted(figures),
         "held": str(figures["settings"]["held_examples"]),
+        "model": MODELS[figures["settings"]["teacher"]],
+        "joint": JOINT if any(layer["text"] for layer in figures["conversion"]["layers"]) else "",
         "load": _load(training["load"]),
         "time_rows": _rows(
             (
@@ -126,15 +133,18 @@ def _summary(figures: dict[str, Any]) -> str:
 
 def _tiles(figures: dict[str, Any]) -> str:
     largest = max(figures["timing"], key=lambda time: time["size"])
-    minutes, cores = figures["training"]["seconds"] / 60, figures["machine"]["cpu"]["usable_cores"]
+    minutes, threads = figures["training"]["seconds"] / 60, figures["training"]["load"]["threads"]
     won_back, speedup, pixels = (
         _won_back(figures["quality"]),
         largest["speedup"],
         f"{largest['size']}×{largest['size']}",
     )
     tiles = (
-        (f"{100 * won_back:.0f} %", "of the noise error that appears when attention is removed is won back"),
-        (f"{minutes:.1f} min", f"of training on {cores} CPU cores"),
+        (
+            f"{100 * won_back:.0f} %",
+            f"of the {predicted(figures)} error that appears when attention is removed is won back",
+        ),
+        (f"{minutes:.1f} min", f"of training on {counted(threads, 'CPU core')}"),
         (f"{speedup:.1f}×", f"the teacher's speed in a denoising step at {pixels} pixels"),
     )
     return "\n".join(f'<div class="tile"><b>{value}</b><span>{label}</span></div>' for value, label in tiles)
@@ -171,8 +181,8 @@ def _load(load: dict[str, Any]) -> str:
     if load["is_loaded"]:
         return f'<p class="busy"><b>A busy machine.</b> {html.escape(describe_load(load))}</p>'
     return (
-        f'<p class="note">The training had {load["cores"]:.1f} of {load["threads"]} cores to itself: {load["steps"]:,} '
-        f"steps, of about {load['expected_steps']:,} that could have fitted into its time.</p>"
+        f'<p class="note">The training had {load["cores"]:.1f} of {counted(load["threads"], "core")} to itself: '
+        f"{load['steps']:,} steps, of about {load['expected_steps']:,} that could have fitted into its time.</p>"
     )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..analysis import Generation
 from ..distillation import DistillConfig
+from ..embedded.joint_teacher import JOINT_GUIDANCE_SCALE
 from ..embedded.teacher import DEMO_PROMPTS, GUIDANCE_SCALE, STEPS
 
 # Chosen by measurement on the embedded teacher: minutes must do what days do for the paper's models.
@@ -20,15 +22,26 @@ TRAINING = DistillConfig(
     stage1_repeats=10,
 )
 MINUTES = 6.0  # on two quiet cores about four of them are left for training
-ANALYSIS = Generation(prompts=DEMO_PROMPTS[:2], num_inference_steps=STEPS, options={"guidance_scale": GUIDANCE_SCALE})
+UNET, MMDIT = "unet", "mmdit"
+TEACHERS = (UNET, MMDIT)
+
+
+def analysis_of(guidance_scale: float) -> Generation:
+    """What is generated while a teacher's attention is looked at."""
+    return Generation(prompts=DEMO_PROMPTS[:2], num_inference_steps=STEPS, options={"guidance_scale": guidance_scale})
+
+
+ANALYSIS = analysis_of(GUIDANCE_SCALE)
 
 
 @dataclass(frozen=True)
 class DemoSettings:
     """Everything that a run of the demo depends on.
 
+    teacher: "unet", the embedded one shaped as Stable Diffusion, or "mmdit", the one shaped as Stable Diffusion 3.
     minutes: of the whole run, on the clock. The distillation gets what the other parts leave, and at least half.
-    kernel_size: of the blocks, as DeltaConvFusion.convert takes it; "auto" is the embedded teacher's preset.
+    kernel_size: of the blocks, as DeltaConvFusion.convert takes it; "auto" is the first embedded teacher's
+        preset, and for the second what the analysis recommends.
     analysis: what is generated while the teacher's attention is looked at.
     prompts: captions of the picture's columns; column i starts from noise with seed `seed + i`.
     distance_samples: images of each variant, and emoji, that the Fréchet distances are computed on; 0 leaves that part
@@ -37,6 +50,7 @@ class DemoSettings:
     timing_sizes: pixel sizes, square, of the timed denoising steps; timing_repeats: steps timed at each.
     """
 
+    teacher: str = UNET
     minutes: float = MINUTES
     kernel_size: int | str = "auto"
     analysis: Generation = ANALYSIS
@@ -49,3 +63,22 @@ class DemoSettings:
     timing_sizes: tuple[int, ...] = (32, 128)
     timing_repeats: int = 15
     training: DistillConfig = field(default=TRAINING)
+
+    def __post_init__(self) -> None:
+        if self.teacher not in TEACHERS:
+            raise ValueError(f"teacher: expected one of {TEACHERS}, got {self.teacher!r}")
+
+
+def settings_for(teacher: str, **settings: Any) -> DemoSettings:
+    """The settings of an embedded teacher, by its name, but for those given.
+
+    Raises:
+        ValueError: no teacher of this name.
+    """
+    if teacher == MMDIT:
+        settings = {
+            "guidance_scale": JOINT_GUIDANCE_SCALE,
+            "analysis": analysis_of(JOINT_GUIDANCE_SCALE),
+            **settings,
+        }
+    return DemoSettings(teacher=teacher, **settings)

@@ -36,10 +36,15 @@ def predicted(figures: dict[str, Any]) -> str:
     return "noise" if figures["predicted"] == "epsilon" else "velocity"
 
 
+def counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def describe_load(load: dict[str, Any]) -> str:
     """What a training on a machine that others used got of it."""
     return (
-        f"This machine was busy with other work: the training had {load['cores']:.1f} of {load['threads']} cores and "
-        f"did {load['steps']:,} steps, where about {load['expected_steps']:,} fit into the same time on a quiet one. "
-        "The student falls short of what it could be, and times are longer than they could be."
+        "This machine was busy with other work: the training had "
+        f"{load['cores']:.1f} of {counted(load['threads'], 'core')} and did {load['steps']:,} steps, where about "
+        f"{load['expected_steps']:,} fit into the same time on a quiet one. The student falls short of what it could "
+        "be, and times are longer than they could be."
     )

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusion3Pipeline
 from PIL import ImageOps
 from PIL.Image import Image, Resampling
 
@@ -19,6 +19,7 @@ from .image_to_image import PIXART, WITH_SIBLING, check_refinement, refine, step
 from .plan import Plan, plan_generation
 
 logger = logging.getLogger(__name__)
+ONE_STAGE = (StableDiffusion3Pipeline,)  # made at one size: nothing here denoises from an image by flow matching
 SMALLEST_TILE = 512  # pixels: a small autoencoder's own tiles would show their seams
 
 
@@ -42,7 +43,8 @@ def generate_high_resolution(
     where `plan` says so.
 
     Args:
-        pipe: a StableDiffusion(XL) or PixArt text-to-image pipeline, converted or not.
+        pipe: a StableDiffusion(XL) or PixArt text-to-image pipeline, converted or not; or a StableDiffusion3 one, for
+            sizes that need no second stage.
         prompt: one, or a list of them.
         height, width: in pixels.
         strength: above 0, at most 1: how much of the schedule a later stage runs; 1 keeps nothing of the image.
@@ -57,9 +59,10 @@ def generate_high_resolution(
         TypeError: another kind of pipeline.
         ValueError: sizes, a strength or a scheduler that cannot work, naming the argument, before the first step.
     """
-    if not isinstance(pipe, (*WITH_SIBLING, *PIXART)):
+    if not isinstance(pipe, (*WITH_SIBLING, *PIXART, *ONE_STAGE)):
         raise TypeError(
-            f"pipe: expected a StableDiffusion, StableDiffusionXL or PixArt pipeline, got {type(pipe).__name__}"
+            f"pipe: expected a StableDiffusion, StableDiffusionXL, StableDiffusion3 or PixArt pipeline, got "
+            f"{type(pipe).__name__}"
         )
     if not 0 < strength <= 1:
         raise ValueError(f"strength: expected more than 0 and at most 1, got {strength:g}")
@@ -69,6 +72,11 @@ def generate_high_resolution(
         plan = plan_generation(pipe, height, width, images=count, guidance=guidance_scale > 1)
     if plan.sizes[-1] != (height, width):
         raise ValueError(f"plan: expected one for {height} x {width} pixels, got one for {plan.sizes[-1]}")
+    if isinstance(pipe, ONE_STAGE) and len(plan.sizes) > 1:
+        raise ValueError(
+            f"plan: {type(pipe).__name__} makes images in one stage, got {plan}; expected a size nearer to that of its "
+            "training, or the image's own size as the plan's base"
+        )
     logger.info(f"generating in stages: {plan}")
     later_steps = steps_for(strength, num_inference_steps)
     if len(plan.sizes) > 1:

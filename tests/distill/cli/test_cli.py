@@ -11,7 +11,7 @@ import torch
 from deltaconv_distill.cli import main
 from deltaconv_distill.cli.main import COMMANDS
 from deltaconv_distill.cli.sample import file_stem
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
 from distilling import CAPTIONS, RandomImages
 from PIL import Image
 from tiny_pipelines import tiny_sd
@@ -225,6 +225,7 @@ def test_the_embedded_teacher_is_a_pipeline():
     from deltaconv_distill.cli.pipelines import load_pipeline
 
     assert isinstance(load_pipeline("embedded", "--model"), StableDiffusionPipeline)
+    assert isinstance(load_pipeline("embedded-mmdit", "--model"), StableDiffusion3Pipeline)
 
 
 @pytest.mark.parametrize(

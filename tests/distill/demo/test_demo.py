@@ -141,6 +141,8 @@ def test_the_report_tells_the_figures(folder, figures):
     text = re.sub(r"data:image[^\"]*", "", (folder / "report.html").read_text())
     assert "$" not in text  # no placeholder left
     assert f"{figures['training']['steps']:,} training steps" in text
+    assert "Its attention is joint" not in text
+    assert "--model embedded --fusion" in text
     assert f"{figures['quality']['student']['noise_mse']:.3g}" in text
     for layer in figures["conversion"]["layers"]:
         assert layer["name"] in text
@@ -180,6 +182,7 @@ def test_a_teacher_with_joint_attention_and_flow_matching_goes_the_same_road(tmp
     assert [time["tokens"] for time in figures["timing"]] == [(size // 4) ** 2 for size in (16, 32)]
     page = (tmp_path / "report" / "report.html").read_text()
     assert "error in predicting velocity" in page
+    assert "Its attention is joint" in page
     assert "velocity error" in summarise(figures)
     assert tuple(stage["title"] for stage in figures["stages"]) == tuple(t for t in STAGES if t != COMPARE)
     assert "Distances between pictures were skipped" in page

@@ -83,9 +83,9 @@ def test_the_commands_options_reach_the_settings(tmp_path, monkeypatch, capsys):
     before = time.perf_counter()
     output = ["--output", str(tmp_path / "demo")]
     assert main(["demo", *output]) == 0
-    assert main(["demo", *output, "--minutes", "3", "--skip-distances"]) == 0
+    assert main(["demo", *output, "--minutes", "3", "--skip-distances", "--teacher", "mmdit"]) == 0
     (_, usual, options), (_, asked, _) = calls
     assert usual == DemoSettings()  # the command's default minutes are the library's
     assert before <= options["began"] <= time.perf_counter()
-    assert (asked.minutes, asked.distance_samples) == (3.0, 0)
+    assert (asked.minutes, asked.distance_samples, asked.teacher) == (3.0, 0, "mmdit")
     assert "report: " in capsys.readouterr().out

@@ -29,6 +29,7 @@ from diffusers import (
     StableDiffusionControlNetPipeline,
 )
 from PIL import Image
+from tiny_flow_pipelines import stable_diffusion_3
 from tiny_pipelines import predict, tiny_controlnet, tiny_pixart, tiny_pixart_transformer, tiny_sd, tiny_sdxl
 
 from deltaconv_kernels.testing import relative_error
@@ -228,6 +229,16 @@ def test_images_too_small_for_the_blocks_are_refused_before_the_first_step() -> 
 def test_mistakes_are_named(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         generate_high_resolution(tiny_sd(), "a cat", 64, 64, **options)
+
+
+def test_stable_diffusion_3_makes_one_stage_and_refuses_two():
+    pipe = quiet(stable_diffusion_3())
+    options = {"num_inference_steps": 2, "guidance_scale": 3.0}
+    image = generate_high_resolution(pipe, "sun", 16, 24, generator=seeded(), **options)[0]
+    own = pipe("sun", height=16, width=24, generator=seeded(), **options).images[0]
+    assert np.array_equal(pixels(image), pixels(own))
+    with pytest.raises(ValueError, match=r"plan: StableDiffusion3Pipeline makes images in one stage, got 16 x 16"):
+        generate_high_resolution(pipe, "sun", 64, 64, **options)
 
 
 def test_other_pipelines_are_refused() -> None:
