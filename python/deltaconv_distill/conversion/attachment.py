@@ -14,8 +14,9 @@ from torch.utils.hooks import RemovableHandle
 from deltaconv_kernels import DeltaConvBlock
 
 from .adapters import adapter_layers, add_adapter, load_lora_adapter, report_skipped
+from .compiled import compile_sized, forget_size, ids_of
 from .frozen import freeze_replaced, unfreeze
-from .grids import NOTED
+from .grids import NOTED, IdsGrid
 from .hooks import CallTap, Control, RouteHook, drop_route
 from .kinds.site import Sites
 from .notes import EraseNote, ReadNote, forget_notes
@@ -37,6 +38,7 @@ class Attachment:
     control: Control
     handles: list[RemovableHandle]
     frozen: set[str]  # parameters of replaced attentions that were trainable
+    ids: IdsGrid | None = None  # where the denoiser's grid is among the values of its inputs
 
     def remove(self) -> None:
         """The denoiser is again what it was before, hooks and all."""
@@ -46,6 +48,7 @@ class Attachment:
             if isinstance(module, StandIn):
                 remove_block(module)
             forget_notes(module)
+        forget_size(self.denoiser)
         unfreeze(self.denoiser, self.frozen)
         del self.denoiser.__dict__[ATTACHMENT]
         for method in _overrides(self):
@@ -80,7 +83,12 @@ def install(
     _insert_all(sites, blocks)
     control = Control()
     attachment = Attachment(
-        fusion, denoiser, control, _install_hooks(denoiser, sites, control), freeze_replaced(denoiser)
+        fusion,
+        denoiser,
+        control,
+        _install_hooks(denoiser, sites, control),
+        freeze_replaced(denoiser),
+        ids_of(denoiser, sites),
     )
     denoiser.__dict__[ATTACHMENT] = attachment
     denoiser.__dict__.update(_overrides(attachment))
@@ -114,6 +122,8 @@ def _overrides(attachment: Attachment) -> dict[str, Callable[..., Any]]:
         "set_attn_processor": partial(set_attn_processor, denoiser),
         "requires_grad_": partial(requires_grad_, denoiser),
     }
+    if attachment.ids is not None:
+        overrides["compile"] = partial(compile_sized, denoiser, attachment.control, attachment.ids)
     return {method: override for method, override in overrides.items() if hasattr(type(denoiser), method)}
 
 

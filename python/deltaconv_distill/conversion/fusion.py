@@ -271,8 +271,8 @@ class DeltaConvFusion(SavedFusion):
     def at_size(self, height: int, width: int) -> Iterator[None]:
         """Context: the denoiser runs on latents of height x width.
 
-        Only needed for FLUX inside a whole model's torch.compile(fullgraph=True), where the positions of its tokens
-        cannot be read."""
+        Only needed for FLUX and Chroma as a whole inside `torch.compile(denoiser, fullgraph=True)`, where the positions
+        of their tokens cannot be read; `denoiser.compile(fullgraph=True)` reads them before."""
         now = self._attached().control.now
         previous, now.size = now.size, (height, width)
         try:

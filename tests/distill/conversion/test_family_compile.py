@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from deltaconv_distill import DeltaConvFusion
-from tiny_denoisers import TINY, make_tiny, run
+from tiny_denoisers import TINY, make_tiny, run, tiny_inputs
 
 # One of each kind; of some, whose graphs take long to trace, a part. All, and whole, with -m full_size.
 IN_EVERY_RUN = {
@@ -30,16 +32,47 @@ def check(name: str, part: str) -> None:
     fusion = DeltaConvFusion.convert(denoiser, kernel_size=3, init="random")
     student = run(denoiser, *size)
     denoiser.get_submodule(part).compile(fullgraph=True, backend="eager")
-    with fusion.at_size(*size):  # which FLUX needs, whose positions a graph cannot read
-        torch.testing.assert_close(run(denoiser, *size), student)
-        with fusion.teacher():
-            torch.testing.assert_close(run(denoiser, *size), teacher)
+    torch.testing.assert_close(run(denoiser, *size), student)
+    with fusion.teacher():
+        torch.testing.assert_close(run(denoiser, *size), teacher)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", IN_EVERY_RUN)
 def test_compiles_without_graph_breaks(name: str) -> None:
     check(name, IN_EVERY_RUN[name])
+
+
+@torch.no_grad()
+def test_two_sizes_of_flux_and_no_fusion_any_more() -> None:
+    """Positions cannot be read in a graph, and are read before it: of each call, also in a copy, not after detach."""
+    torch.compiler.reset()
+    denoiser = make_tiny("flux")
+    sizes = TINY["flux"].sizes[:2]
+    teachers = [run(denoiser, *size) for size in sizes]
+    fusion = DeltaConvFusion.convert(denoiser, kernel_size=3, init="random")
+    students = [run(denoiser, *size) for size in sizes]
+    denoiser.compile(fullgraph=True, backend="eager")
+    for size, student in zip(sizes, students, strict=True):
+        torch.testing.assert_close(run(denoiser, *size), student)
+    with fusion.at_size(*sizes[1]):  # said as well
+        torch.testing.assert_close(run(denoiser, *sizes[1]), students[1])
+    torch.testing.assert_close(run(copy.deepcopy(denoiser), *sizes[0]), students[0])
+    fusion.detach()
+    torch.compiler.reset()
+    for size, teacher in zip(sizes, teachers, strict=True):
+        torch.testing.assert_close(run(denoiser, *size), teacher)
+
+
+@torch.no_grad()
+def test_a_compiled_form_of_flux_needs_to_be_told_the_size() -> None:
+    torch.compiler.reset()
+    denoiser = make_tiny("flux")
+    fusion = DeltaConvFusion.convert(denoiser, kernel_size=3, init="random")
+    student = run(denoiser, 8, 12)
+    compiled = torch.compile(denoiser, fullgraph=True, backend="eager")
+    with fusion.at_size(8, 12):
+        torch.testing.assert_close(compiled(**tiny_inputs(denoiser, 8, 12), return_dict=False)[0], student)
 
 
 # Models that read how long their texts are, which no graph can: one of their blocks in place of the whole.
