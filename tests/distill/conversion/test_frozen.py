@@ -71,11 +71,11 @@ def test_ddp_runs_several_iterations(tmp_path: Path) -> None:
 
 
 def test_self_attentions_of_no_known_kind_are_listed() -> None:
-    simple = {"mid_block_type": "UNetMidBlock2DSimpleCrossAttn", "attention_head_dim": 8}
-    fusion = DeltaConvFusion.convert(UNet2DConditionModel(**dict(tiny_sd_unet().config) | simple), kernel_size=3)
-    reason = "it attends to the text and the image together"
-    assert fusion.report.skipped == {"mid_block.attentions.0": reason}
-    assert f"skipped mid_block.attentions.0: {reason}" in str(fusion.report)
+    blocks = {"down_block_types": ("CrossAttnDownBlock2D", "KCrossAttnDownBlock2D"), "block_out_channels": (32, 64)}
+    fusion = DeltaConvFusion.convert(UNet2DConditionModel(**dict(tiny_sd_unet().config) | blocks), kernel_size=3)
+    reason = "it is not part of a BasicTransformerBlock"
+    assert fusion.report.skipped == {"down_blocks.1.attentions.0.attn1": reason}
+    assert f"skipped down_blocks.1.attentions.0.attn1: {reason}" in str(fusion.report)
 
 
 def test_layers_of_a_model_and_a_choice_among_them() -> None:
