@@ -36,6 +36,18 @@ from diffusers import (
 
 TEXT_TOKENS = 5
 FRAMES = 3
+# Of Kandinsky 2.2 and DeepFloyd IF: attentions take keys and values from the text, and no text queries.
+SIMPLE_CROSS_ATTENTION = {
+    "sample_size": 8,
+    "layers_per_block": 1,
+    "block_out_channels": (8, 16),
+    "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+    "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+    "attention_head_dim": 8,
+    "encoder_hid_dim": 16,
+    "norm_num_groups": 4,
+}
 
 
 def tiny_dit() -> DiTTransformer2DModel:
@@ -211,21 +223,13 @@ def tiny_kandinsky3() -> Kandinsky3UNet:
 def tiny_kandinsky22() -> UNet2DConditionModel:
     """Its text is an image's embedding, in 32 tokens, of which attentions take keys and values."""
     return UNet2DConditionModel(
-        sample_size=8,
         in_channels=4,
         out_channels=8,
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-        attention_head_dim=8,
         cross_attention_dim=12,
-        encoder_hid_dim=16,
         encoder_hid_dim_type="image_proj",
         addition_embed_type="image",
         resnet_time_scale_shift="scale_shift",
-        norm_num_groups=4,
+        **SIMPLE_CROSS_ATTENTION,
     )
 
 

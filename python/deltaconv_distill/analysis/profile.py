@@ -12,12 +12,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ..atomic import atomic_file
+from ..record_files import load_record
 from .fitting import Fit
 from .records import Ablation, Example, LayerChange, LayerProfile, TimestepProfile
 
@@ -65,16 +65,7 @@ class Profile:
             OSError: it cannot be read.
             ValueError: it is no profile; the message says where it breaks the schema.
         """
-        try:
-            record = json.loads(Path(path).read_text(encoding="utf-8"))
-            jsonschema.validate(record, schema())
-        except jsonschema.ValidationError as error:
-            raise ValueError(
-                f"path: {path} is no attention profile: {error.json_path}: {error.message[:200]}"
-            ) from error
-        except json.JSONDecodeError as error:
-            raise ValueError(f"path: {path} is no JSON file: {error}") from error
-        return _profile(record)
+        return _profile(load_record(path, schema(), "attention profile"))
 
 
 def schema() -> dict[str, Any]:

@@ -12,9 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-
 from ..atomic import atomic_file
+from ..record_files import load_record
 from .budget import Curve, best_choices
 from .kernel_sizes import check_names
 
@@ -188,13 +187,7 @@ class ConversionPlan:
             OSError: it cannot be read.
             ValueError: it is no plan; the message says where it breaks the schema.
         """
-        try:
-            record = json.loads(Path(path).read_text(encoding="utf-8"))
-            jsonschema.validate(record, schema())
-        except jsonschema.ValidationError as error:
-            raise ValueError(f"path: {path} is no conversion plan: {error.json_path}: {error.message[:200]}") from error
-        except ValueError as error:  # of JSON, or of its encoding
-            raise ValueError(f"path: {path} is no JSON file: {error}") from error
+        record = load_record(path, schema(), "conversion plan")
         del record["version"]
         lists = {name: tuple(record[name]) for name in ("pixels", "latents", "factors")}
         layers = {name: PlannedLayer(**layer) for name, layer in record["layers"].items()}

@@ -91,9 +91,10 @@ def test_files_that_break_the_schema(change, where: str, profile: Profile, tmp_p
     (tmp_path / "broken.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match=f"path: .*broken.json is no attention profile: .*{where}"):
         Profile.load(tmp_path / "broken.json")
-    (tmp_path / "text.json").write_text("no")
-    with pytest.raises(ValueError, match=r"path: .*text.json is no JSON file"):
-        Profile.load(tmp_path / "text.json")
+    for content in (b"no", '{"modèle": 1}'.encode("latin-1")):
+        (tmp_path / "text.json").write_bytes(content)
+        with pytest.raises(ValueError, match=r"path: .*text.json is no JSON file"):
+            Profile.load(tmp_path / "text.json")
 
 
 class Page(HTMLParser):

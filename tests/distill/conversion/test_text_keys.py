@@ -14,7 +14,7 @@ from deltaconv_distill.analysis.windows import WINDOW_ONLY
 from deltaconv_distill.conversion.sites import find_sites
 from deltaconv_distill.conversion.text_share import PRIOR
 from diffusers import StableCascadeUNet, UNet2DConditionModel
-from tiny_denoisers import TEXT_TOKENS, TINY, Tiny, make_tiny, run, tiny_inputs, zero_queries
+from tiny_denoisers import SIMPLE_CROSS_ATTENTION, TEXT_TOKENS, TINY, Tiny, make_tiny, run, tiny_inputs, zero_queries
 from torch import nn
 
 FIRST = {
@@ -28,20 +28,12 @@ TOKENS = {"kandinsky2.2": 32, "deepfloyd": TEXT_TOKENS, "cascade": TEXT_TOKENS}
 def tiny_deepfloyd() -> UNet2DConditionModel:
     """Its text is projected, and normalised by each attention."""
     return UNet2DConditionModel(
-        sample_size=8,
         in_channels=3,
         out_channels=6,
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-        attention_head_dim=8,
         cross_attention_dim=32,
         cross_attention_norm="group_norm",
-        encoder_hid_dim=16,
         encoder_hid_dim_type="text_proj",
-        norm_num_groups=4,
+        **SIMPLE_CROSS_ATTENTION,
     )
 
 
